@@ -1,0 +1,1 @@
+"""The embedded engine: mail, documents and limits in SQLite files on a local disk."""

@@ -1,0 +1,191 @@
+"""The tables, as forward migrations, each applied once in a transaction of its own.
+
+`schema_versions` says which were. A database written by a newer program is refused, never touched. A released
+migration is never edited: changes are new entries at the end.
+
+Layout of mail
+- messages: one narrow row per message, clustered by (mailbox, uid), so that FETCH FLAGS of a thousand messages
+  reads a dozen pages. What never changes is in `contents` (small, rendered) and `texts` (header and rope, large,
+  apart so that ENVELOPE pages stay dense); copies of a message share them.
+- vanished: the journal of expunges, as uid ranges by modseq. mailboxes.journal_floor: the highest modseq trimmed
+  from it.
+- blobs: `chunk` is blob << 20 | number of the chunk, so that a blob's chunks lie side by side in one tree without
+  a second one. `referenced` follows blob_refs: it makes what may be collected findable by a partial index.
+
+Integers `mailbox`, `content`, `blob` are internal; outside, ids are 24 hex digits.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Final, TypeAlias
+
+from wd_trio import errors
+
+Migration: TypeAlias = tuple[str, ...]
+Schema: TypeAlias = Sequence[Migration]
+
+CHUNK_SHIFT: Final = 20
+
+_MAILBOXES: Final = (
+    "CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
+    "INSERT INTO counters VALUES ('uid_validity', 0)",
+    """CREATE TABLE accounts (
+        user_id TEXT PRIMARY KEY,
+        size_bytes INTEGER NOT NULL,
+        messages INTEGER NOT NULL
+    ) WITHOUT ROWID""",
+    """CREATE TABLE mailboxes (
+        mailbox INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        user_id TEXT NOT NULL,
+        path TEXT NOT NULL,
+        uid_validity INTEGER NOT NULL,
+        uid_next INTEGER NOT NULL DEFAULT 1,
+        modseq INTEGER NOT NULL DEFAULT 1,
+        special_use TEXT NOT NULL DEFAULT '',
+        subscribed INTEGER NOT NULL DEFAULT 1,
+        messages INTEGER NOT NULL DEFAULT 0,
+        unseen INTEGER NOT NULL DEFAULT 0,
+        deleted INTEGER NOT NULL DEFAULT 0,
+        size_bytes INTEGER NOT NULL DEFAULT 0,
+        journal_floor INTEGER NOT NULL DEFAULT 0,
+        keywords TEXT NOT NULL DEFAULT '',
+        UNIQUE (user_id, path)
+    )""",
+)
+_MESSAGES: Final = (
+    """CREATE TABLE messages (
+        mailbox INTEGER NOT NULL,
+        uid INTEGER NOT NULL,
+        modseq INTEGER NOT NULL,
+        flags INTEGER NOT NULL,
+        keywords TEXT NOT NULL,
+        internal_date INTEGER NOT NULL,
+        saved_date INTEGER NOT NULL,
+        size INTEGER NOT NULL,
+        content INTEGER NOT NULL,
+        PRIMARY KEY (mailbox, uid)
+    ) WITHOUT ROWID""",
+    "CREATE INDEX messages_changed ON messages (mailbox, modseq)",
+    "CREATE INDEX messages_unseen ON messages (mailbox, uid) WHERE (flags & 1) = 0",
+    "CREATE INDEX messages_deleted ON messages (mailbox, uid) WHERE (flags & 8) <> 0",
+    "CREATE INDEX messages_content ON messages (content)",
+    """CREATE TABLE contents (
+        content INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL,
+        thread_id TEXT NOT NULL,
+        preview TEXT NOT NULL,
+        envelope BLOB NOT NULL,
+        envelope_utf8 BLOB,
+        bodystructure BLOB NOT NULL,
+        bodystructure_utf8 BLOB,
+        body BLOB NOT NULL,
+        parts BLOB NOT NULL
+    )""",
+    "CREATE TABLE texts (content INTEGER PRIMARY KEY, header BLOB NOT NULL, rope BLOB NOT NULL)",
+    """CREATE TABLE vanished (
+        mailbox INTEGER NOT NULL,
+        modseq INTEGER NOT NULL,
+        first INTEGER NOT NULL,
+        last INTEGER NOT NULL,
+        vanished_at INTEGER NOT NULL,
+        PRIMARY KEY (mailbox, modseq, first)
+    ) WITHOUT ROWID""",
+    "CREATE INDEX vanished_age ON vanished (vanished_at)",
+)
+_BLOBS: Final = (
+    """CREATE TABLE blobs (
+        blob INTEGER PRIMARY KEY AUTOINCREMENT,
+        digest BLOB NOT NULL UNIQUE,
+        size INTEGER NOT NULL,
+        complete INTEGER NOT NULL,
+        referenced INTEGER NOT NULL DEFAULT 0,
+        last_used INTEGER NOT NULL
+    )""",
+    "CREATE INDEX blobs_idle ON blobs (last_used) WHERE referenced = 0",
+    "CREATE TABLE blob_chunks (chunk INTEGER PRIMARY KEY, compressed INTEGER NOT NULL, data BLOB NOT NULL)",
+    """CREATE TABLE blob_refs (
+        content INTEGER NOT NULL,
+        blob INTEGER NOT NULL,
+        PRIMARY KEY (content, blob)
+    ) WITHOUT ROWID""",
+    "CREATE INDEX blob_refs_blob ON blob_refs (blob)",
+)
+_DOCUMENTS: Final = (
+    """CREATE TABLE documents (
+        document INTEGER PRIMARY KEY,
+        collection TEXT NOT NULL,
+        id TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        data TEXT NOT NULL,
+        UNIQUE (collection, id)
+    )""",
+    """CREATE TABLE document_index (
+        collection TEXT NOT NULL,
+        field TEXT NOT NULL,
+        value TEXT NOT NULL,
+        id TEXT NOT NULL,
+        uniquely INTEGER NOT NULL,
+        PRIMARY KEY (collection, field, value, id)
+    ) WITHOUT ROWID""",
+    "CREATE UNIQUE INDEX document_unique ON document_index (collection, field, value) WHERE uniquely = 1",
+    "CREATE INDEX document_entries ON document_index (collection, id)",
+)
+
+STORE_SCHEMA: Final[Schema] = (_MAILBOXES + _MESSAGES + _BLOBS + _DOCUMENTS,)
+
+STATE_SCHEMA: Final[Schema] = (
+    (
+        """CREATE TABLE claims (
+            key TEXT NOT NULL,
+            holder TEXT NOT NULL,
+            owner TEXT NOT NULL,
+            PRIMARY KEY (key, holder)
+        ) WITHOUT ROWID""",
+        "CREATE INDEX claims_owner ON claims (owner)",
+        "CREATE TABLE strikes (key TEXT PRIMARY KEY, count INTEGER NOT NULL, ends REAL NOT NULL) WITHOUT ROWID",
+        "CREATE INDEX strikes_ends ON strikes (ends)",
+    ),
+)
+
+
+def version_of(connection: sqlite3.Connection) -> int:
+    """How many migrations the database has seen; 0 for a new one."""
+    table = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'schema_versions'"
+    if not connection.execute(table).fetchone()[0]:
+        return 0
+    version: int = connection.execute("SELECT coalesce(max(version), 0) FROM schema_versions").fetchone()[0]
+    return version
+
+
+def require_known(version: int, schema: Schema) -> None:
+    """errors.Invalid for a version that this program does not know."""
+    if version > len(schema):
+        raise errors.Invalid(
+            f"the database has schema {version}, this program knows schemas up to {len(schema)}: "
+            "run the newer program, or restore a backup made by this one",
+            what="store.url",
+        )
+
+
+def migrate(connection: sqlite3.Connection, schema: Schema, now: int) -> None:
+    """Bring the database to the newest version, one transaction per migration; one that fails changes nothing.
+    Only under the writer's lock."""
+    version = version_of(connection)
+    require_known(version, schema)
+    for number, statements in enumerate(schema[version:], version + 1):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS schema_versions (version INTEGER PRIMARY KEY, applied INTEGER NOT NULL)"
+            )
+            for statement in statements:
+                connection.execute(statement)
+            connection.execute("INSERT INTO schema_versions VALUES (?, ?)", (number, now))
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise

@@ -1,0 +1,173 @@
+"""serve, check-config, reload and health: the server itself, and what asks it."""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import socket
+import urllib.parse
+from collections.abc import Sequence
+from typing import Any, Final
+
+from rich.console import Console
+
+from wd_trio.addresses import Listen, parse_listen
+from wd_trio.cli.terminal import Commands, complain, config_path, load_config
+from wd_trio.config import Config
+from wd_trio.config_load import load, render_default
+from wd_trio.errors import Invalid
+from wd_trio.ops import admin, control, supervisor
+
+HEALTH_TIMEOUT_S: Final = 5.0
+_ANY: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+def add_commands(commands: Commands, common: argparse.ArgumentParser) -> None:
+    serve = commands.add_parser("serve", parents=[common], help="run the server until it is told to stop")
+    serve.add_argument("--demo", action="store_true", help="make an account to try things with, and say how")
+    serve.set_defaults(run=_serve)
+    check = commands.add_parser(
+        "check-config", parents=[common], help="report every fault of the configuration"
+    )
+    check.add_argument("--print-default", action="store_true", help="print a config.toml with every default")
+    check.set_defaults(run=_check_config)
+    reload = commands.add_parser(
+        "reload", parents=[common], help="make a running server load its configuration"
+    )
+    reload.set_defaults(run=_reload)
+    health = commands.add_parser("health", parents=[common], help="ask a running server how it is")
+    health.add_argument(
+        "--live", action="store_true", help="only whether it turns, without asking its engines"
+    )
+    health.add_argument(
+        "--url", metavar="URL", help="the API's base URL (default: the first of [api] listen)"
+    )
+    health.set_defaults(run=_health)
+
+
+# --- serve ------------------------------------------------------------------------------------------------
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    path = config_path(arguments)
+    config = load(path, os.environ)
+    demo = admin.prepare_demo(config) if arguments.demo else None
+
+    def ready(addresses: Sequence[str]) -> None:
+        if demo is not None:
+            _print_demo(demo, addresses)
+
+    return supervisor.serve(config, config_path=path, reload=lambda: load(path, os.environ), on_ready=ready)
+
+
+def _print_demo(demo: admin.Demo, addresses: Sequence[str]) -> None:
+    """Where the server listens, how to log in, and lines to copy and paste."""
+    console = Console(soft_wrap=True, highlight=False)
+    console.print("\n[bold]wd-trio is ready[/bold]")
+    for address in addresses:
+        console.print(f"  {address}", markup=False)
+    console.print("\n[bold]Account[/bold]")
+    console.print(f"  {admin.DEMO_ADDRESS}, user name {admin.DEMO_USER}")
+    if demo.password is not None:
+        console.print(f"  password {demo.password.reveal()} (shown only now)", markup=False)
+    else:
+        console.print("  made at an earlier start; for a new password: [bold]wd-trio user passwd demo[/bold]")
+    if demo.token is not None:
+        console.print(f"  API token {demo.token.reveal()} (root's; shown only now)", markup=False)
+    console.print("\n[bold]Try it[/bold]")
+    password = demo.password.reveal() if demo.password is not None else "PASSWORD"
+    for line in _demo_lines(addresses, password):
+        console.print(f"  {line}", markup=False)
+    console.print("\nCtrl-C stops it; mail stays.\n")
+
+
+def _demo_lines(addresses: Sequence[str], password: str) -> list[str]:
+    """One command each to deliver, to read and to ask for health, by the TCP addresses there are."""
+    places: dict[str, Listen] = {}
+    for address in addresses:
+        protocol, _, place = address.partition("://")
+        listen = parse_listen(place)
+        if not listen.is_unix:
+            places.setdefault(protocol, Listen(_ANY.get(listen.host, listen.host), listen.port))
+    lines = []
+    if lmtp := places.get("lmtp"):
+        mail = f'"me@example.com", "{admin.DEMO_ADDRESS}", "Subject: hello\\r\\n\\r\\nIt works.\\r\\n"'
+        lines.append(
+            f"python3 -c 'import smtplib; smtplib.LMTP(\"{lmtp.host}\", {lmtp.port}).sendmail({mail})'"
+        )
+    if imap := places.get("imap"):
+        lines.append(f"curl --user {admin.DEMO_USER}:{password} 'imap://{imap}/INBOX;MAILINDEX=1'")
+    if api := places.get("api"):
+        lines.append(f"curl http://{api}/health")
+    return lines
+
+
+# --- the others -------------------------------------------------------------------------------------------
+
+
+def _check_config(arguments: argparse.Namespace) -> int:
+    if arguments.print_default:
+        print(render_default(), end="")
+        return 0
+    path = config_path(arguments)
+    load(path, os.environ)
+    print(f"{path or 'no file, defaults only'}: no faults")
+    return 0
+
+
+def _reload(arguments: argparse.Namespace) -> int:
+    answer = control.request(load_config(arguments), "reload")
+    for fault in answer.get("faults", ()):
+        complain(fault if isinstance(fault, str) else ": ".join(fault))
+    if answer.get("ok"):
+        print("reloaded")
+        return 0
+    if not answer.get("faults"):
+        complain(str(answer.get("error") or "the server could not reload; its log says why"))
+    return 1
+
+
+def _health(arguments: argparse.Namespace) -> int:
+    path = "/health/live" if arguments.live else "/health"
+    status, body = _get(_api_base(arguments), path)
+    print(json.dumps(body))
+    return 0 if status == 200 else 1
+
+
+def _api_base(arguments: argparse.Namespace) -> str:
+    if arguments.url:
+        return str(arguments.url).rstrip("/")
+    config: Config = load_config(arguments)
+    if not config.api.listen:
+        raise Invalid("api.listen is empty: name the server with --url")
+    return str(parse_listen(config.api.listen[0]))
+
+
+def _get(base: str, path: str) -> tuple[int, Any]:
+    """GET base + path, where base is an http URL or a listening address; its status and JSON body."""
+    if base.startswith("http://"):
+        parts = urllib.parse.urlsplit(base)
+        host, port, path = parts.hostname or "", parts.port or 80, parts.path + path
+        unix = ""
+    elif "://" in base:
+        raise Invalid("the URL must begin with http://")
+    else:
+        listen = parse_listen(base)
+        host, port, unix = _ANY.get(listen.host, listen.host) or "localhost", listen.port, listen.path
+    connection = http.client.HTTPConnection(host, port, timeout=HEALTH_TIMEOUT_S)
+    try:
+        if unix:
+            connection.sock = socket.socket(socket.AF_UNIX)
+            connection.sock.settimeout(HEALTH_TIMEOUT_S)
+            connection.sock.connect(unix)
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+    except OSError as error:
+        raise OSError(f"no answer from {base}: {error.strerror or error}") from error
+    except (http.client.HTTPException, ValueError) as error:
+        raise OSError(f"{base} does not answer as a wd-trio server does") from error
+    finally:
+        connection.close()

@@ -1,0 +1,236 @@
+"""What an operator does beside the server: accounts, addresses, backups, and the first run's demo account.
+
+Each function opens the services on the configured store for one errand and closes them again; a running server
+shares the store and sees the outcome at its next look. Nothing here listens or stays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+import trio
+
+from wd_trio.adapters.sqlite import backup
+from wd_trio.adapters.sqlite.bus import LocalBus
+from wd_trio.addresses import sqlite_path
+from wd_trio.config import Config
+from wd_trio.errors import NotFound, WdError
+from wd_trio.ops.boot import Services, open_services
+from wd_trio.ports.documents import Collection, Index, Insert
+from wd_trio.ports.ids import new_id
+from wd_trio.secret import Secret, random_password, random_token
+
+T = TypeVar("T")
+
+DEMO_USER: Final = "demo"
+DEMO_ADDRESS: Final = "demo@localhost"
+TOKENS: Final = Collection("tokens", (Index("hash", unique=True), Index("role")))
+"""API tokens: {"hash": SHA-256 in hex, "role", "created": ms}; the token itself is never stored."""
+_PAGE: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """One line of the list of users. `quota_bytes`: 0 unlimited, None the configured default."""
+
+    username: str
+    address: str
+    messages: int
+    used_bytes: int
+    quota_bytes: int | None
+    disabled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """What the first run made, each shown once; None for what was there already."""
+
+    password: Secret | None
+    token: Secret | None
+
+
+def _run(config: Config, errand: Callable[[Services], Awaitable[T]]) -> T:
+    """Run one errand on freshly opened services; an expected failure arrives as itself, never in a group."""
+
+    async def main() -> T:
+        try:
+            async with open_services(config, bus=LocalBus(), server="cli", worker="cli") as services:
+                return await errand(services)
+        except BaseExceptionGroup as group:
+            raise _expected(group) or group from None
+
+    return trio.run(main)
+
+
+def _expected(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
+    """The one WdError or OSError that a group consists of, if that is all there is in it."""
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup) and len(found.exceptions) == 1:
+        found = found.exceptions[0]
+    return found if isinstance(found, (WdError, OSError)) else None
+
+
+# --- accounts ---------------------------------------------------------------------------------------------
+
+
+def add_user(
+    config: Config,
+    username: str,
+    password: Secret,
+    *,
+    address: str | None,
+    full_name: str = "",
+    quota_bytes: int | None = None,
+) -> None:
+    """Make an account; without `address`, the name is its address where it is one. Conflict, Invalid."""
+    first = address or (username if "@" in username else None)
+
+    async def errand(services: Services) -> None:
+        await services.users.create(
+            username, password, address=first, name=full_name, quota_bytes=quota_bytes
+        )
+
+    _run(config, errand)
+
+
+def list_users(config: Config, prefix: str = "") -> list[Account]:
+    """All accounts whose names begin with `prefix`, in order of name."""
+
+    async def errand(services: Services) -> list[Account]:
+        accounts: list[Account] = []
+        after: str | None = None
+        while True:
+            users, after, _ = await services.users.page(prefix, after, _PAGE)
+            for user in users:
+                usage = await services.gateway.run(services.store.usage, user.id)
+                accounts.append(
+                    Account(
+                        username=user.username,
+                        address=user.address,
+                        messages=usage.messages,
+                        used_bytes=usage.bytes,
+                        quota_bytes=user.quota_bytes,
+                        disabled=user.disabled,
+                    )
+                )
+            if after is None:
+                return accounts
+
+    return _run(config, errand)
+
+
+def set_password(config: Config, username: str, password: Secret) -> None:
+    """NotFound when there is no such user."""
+
+    async def errand(services: Services) -> None:
+        user = await services.users.by_username(username)
+        await services.users.set_password(user.id, password)
+
+    _run(config, errand)
+
+
+def set_quota(config: Config, username: str, quota_bytes: int | None) -> None:
+    """0: unlimited; None: the configured default. NotFound."""
+
+    async def errand(services: Services) -> None:
+        user = await services.users.by_username(username)
+        await services.users.set_quota(user.id, quota_bytes)
+
+    _run(config, errand)
+
+
+def delete_user(config: Config, username: str) -> None:
+    """Delete an account and all its mail. NotFound."""
+
+    async def errand(services: Services) -> None:
+        user = await services.users.by_username(username)
+        await services.users.delete(user.id)
+
+    _run(config, errand)
+
+
+def add_address(config: Config, username: str, address: str) -> None:
+    """NotFound for the user, Conflict for an address that is taken, Invalid for one that is none."""
+
+    async def errand(services: Services) -> None:
+        user = await services.users.by_username(username)
+        await services.users.add_address(user.id, address)
+
+    _run(config, errand)
+
+
+def list_addresses(config: Config, username: str) -> list[str]:
+    """The addresses of an account. NotFound."""
+
+    async def errand(services: Services) -> list[str]:
+        user = await services.users.by_username(username)
+        return [found.address for found in await services.users.addresses(user.id)]
+
+    return _run(config, errand)
+
+
+def delete_address(config: Config, address: str) -> None:
+    """NotFound when there is no such address."""
+
+    async def errand(services: Services) -> None:
+        await services.users.delete_address(address)
+
+    _run(config, errand)
+
+
+# --- the first run ----------------------------------------------------------------------------------------
+
+
+def prepare_demo(config: Config) -> Demo:
+    """Make the demo account, and a root API token where the configuration has none and none was made before."""
+
+    async def errand(services: Services) -> Demo:
+        password: Secret | None = None
+        try:
+            await services.users.by_username(DEMO_USER)
+        except NotFound:
+            password = Secret(random_password())
+            await services.users.create(DEMO_USER, password, address=DEMO_ADDRESS, name="Demo")
+        return Demo(password, await _first_token(services, config))
+
+    return _run(config, errand)
+
+
+async def _first_token(services: Services, config: Config) -> Secret | None:
+    if config.api.access_token or not config.api.access_control:
+        return None
+    if await services.gateway.run(services.documents.find, TOKENS, "role", "root", limit=1):
+        return None
+    token = Secret(random_token())
+    data = {
+        "hash": hashlib.sha256(token.reveal().encode()).hexdigest(),
+        "role": "root",
+        "created": int(time.time() * 1000),
+    }
+    await services.gateway.run(services.documents.apply, [Insert(TOKENS, new_id(), data)])
+    return token
+
+
+# --- copies -----------------------------------------------------------------------------------------------
+
+
+def back_up(config: Config, target: Path, progress: Callable[[int, int], None]) -> None:
+    """Copy the store into `target`, on a running or a stopped server. `progress` is told (pages done, total)."""
+    backup.backup(_existing_store(config), target, progress)
+
+
+def restore(config: Config, source: Path, progress: Callable[[int, int], None]) -> None:
+    """Replace everything in the store by the backup `source`. Invalid when that is no backup."""
+    backup.restore(source, sqlite_path(config.store.url), progress)
+
+
+def _existing_store(config: Config) -> Path:
+    path = sqlite_path(config.store.url)
+    if not path.is_file():
+        raise NotFound(f"there is no store at {path}", what="store")
+    return path

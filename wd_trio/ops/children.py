@@ -1,0 +1,318 @@
+"""One worker process as the supervisor sees it: started, booted, fed with connections, watched, drained.
+
+A child is started by exec with the two ends of its sockets and the API's listeners inherited, in a process group of
+its own (a terminal's Ctrl-C is the supervisor's alone), and without the variables that may hold secrets: all it is
+to know comes with `Boot`. Connections go over in batches, one batch on its way at a time; the supervisor closes
+its duplicates when a batch is acknowledged. A child that answers no heartbeat is killed: what hangs is replaced.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Final
+
+import structlog
+import trio
+
+from wd_trio.config_load import ENVIRONMENT_PREFIX
+from wd_trio.ops import messages
+from wd_trio.ops.door import Arrival, Door
+from wd_trio.ops.handoff import BATCH_DESCRIPTORS, Channel, ChannelOver, channel_pair
+from wd_trio.ops.hub import Hub
+
+log = structlog.get_logger()
+
+WORKER_COMMAND: Final = (sys.executable, "-m", "wd_trio.ops.worker")
+SAMPLE_S: Final = 1.0
+LAST_WORDS_S: Final = 1.0
+REAP_S: Final = 5.0
+TEXT_PIECE_CHARS: Final = 30_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildOptions:
+    command: Sequence[str] = WORKER_COMMAND
+    ping_s: float = 3.0
+    silence_s: float = 15.0
+    """A worker that says nothing for so long is killed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What all children of a supervisor share."""
+
+    door: Door
+    hub: Hub
+    api_descriptors: Sequence[int]
+    metrics_text: Callable[[], Awaitable[str]]
+    options: ChildOptions = field(default_factory=ChildOptions)
+
+
+class Child:
+    """A worker process. `run` is its whole life; the rest may be called while it runs."""
+
+    def __init__(self, boot: messages.Boot, around: Surroundings, *, on_ready: Callable[[], None]) -> None:
+        self.boot = boot
+        self.state = "starting"
+        self.pid = 0
+        self.returncode: int | None = None
+        self.failure = ""
+        self.samples: list[messages.Family] = []
+        self._around = around
+        self._on_ready = on_ready
+        self._process: trio.Process | None = None
+        self._channel: Channel | None = None
+        self._ids: set[str] = set()
+        self._pending: deque[Arrival] = deque()
+        self._on_the_way: list[Arrival] = []
+        self._some_pending = trio.Event()
+        self._answer: messages.Adopted | None = None
+        self._answered = trio.Event()
+        self._heard_at = 0.0
+        self._numbers = count(1)
+        self._asked: dict[int, tuple[list[messages.Family], trio.Event]] = {}
+        self._gone = trio.Event()
+        self._all_read = trio.Event()
+
+    # -- its life
+
+    async def run(self) -> None:
+        """Start the process and serve it until it has ended, however it ends; then `state` is "gone"."""
+        control, bus = await self._start()
+        self._channel = channel = Channel(control)
+        self._heard_at = trio.current_time()
+        process = self._process
+        assert process is not None  # _start returned
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._around.hub.serve, bus)
+                nursery.start_soon(self._listen, channel, nursery)
+                nursery.start_soon(self._feed, channel)
+                nursery.start_soon(self._watch, channel)
+                nursery.start_soon(self._say, channel, self.boot)
+                self.returncode = await process.wait()
+                with trio.move_on_after(LAST_WORDS_S):
+                    await self._all_read.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._leave()
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + REAP_S):
+                if process.returncode is None:
+                    process.kill()
+                self.returncode = await process.wait()
+
+    async def _start(self) -> tuple[socket.socket, socket.socket]:
+        control, control_theirs = channel_pair()
+        bus, bus_theirs = channel_pair()
+        api = list(self._around.api_descriptors)
+        inherited = [control_theirs.fileno(), bus_theirs.fileno(), *api]
+        try:
+            with control_theirs, bus_theirs:
+                self._process = await trio.lowlevel.open_process(
+                    [*self._around.options.command, *(str(descriptor) for descriptor in inherited)],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=inherited,
+                    process_group=0,
+                    env=_environment(os.environ),
+                )
+        except BaseException:
+            control.close()
+            bus.close()
+            raise
+        self.pid = self._process.pid
+        return control, bus
+
+    def _leave(self) -> None:
+        self.state = "gone"
+        around = self._around
+        around.door.close_to(self)
+        if self._channel is not None:
+            self._channel.close()
+        left = [*self._on_the_way, *self._pending]
+        self._on_the_way.clear()
+        self._pending.clear()
+        around.door.gone(self._ids - {arrival.peer.id for arrival in left})
+        self._ids.clear()
+        around.door.come_back(left)
+        self._gone.set()
+
+    # -- what it says
+
+    async def _listen(self, channel: Channel, nursery: trio.Nursery) -> None:
+        try:
+            while True:
+                message = (await channel.receive()).message
+                self._heard_at = trio.current_time()
+                self._hear(message, channel, nursery)
+        except ChannelOver:
+            self._all_read.set()
+        except ValueError as error:  # also what msgspec raises: it speaks another language, so it cannot be led
+            log.error("worker sent nonsense", slot=self.boot.slot, pid=self.pid, error=str(error))
+            self.kill()
+
+    def _hear(self, message: messages.Message, channel: Channel, nursery: trio.Nursery) -> None:
+        match message:
+            case messages.Ready():
+                if self.state == "starting":
+                    self.state = "ready"
+                    self._around.door.open_to(self)
+                    self._on_ready()
+            case messages.Failed(reason=reason):
+                self.failure = reason
+            case messages.Adopted():
+                self._answer = message
+                self._answered.set()
+            case messages.Closed(ids=ids):
+                self._ids.difference_update(ids)
+                self._around.door.gone(ids)
+            case messages.Samples():
+                self._take_samples(message)
+            case messages.AskMetrics(request=request):
+                nursery.start_soon(self._tell_metrics, channel, request)
+            case _:
+                pass  # Pong: having been heard is all it means
+
+    async def _say(self, channel: Channel, message: messages.Message) -> bool:
+        try:
+            await channel.send(message)
+        except ChannelOver:
+            return False  # it is going; the wait for its process ends this child
+        return True
+
+    # -- connections
+
+    @property
+    def load(self) -> int:
+        return len(self._ids)
+
+    def give(self, arrival: Arrival) -> None:
+        self._ids.add(arrival.peer.id)
+        self._pending.append(arrival)
+        self._some_pending.set()
+
+    async def _feed(self, channel: Channel) -> None:
+        while True:
+            await self._some_pending.wait()
+            self._some_pending = trio.Event()
+            while self._pending:
+                self._on_the_way = [
+                    self._pending.popleft() for _ in range(min(BATCH_DESCRIPTORS, len(self._pending)))
+                ]
+                try:
+                    await self._hand_over(channel, self._on_the_way)
+                except ChannelOver:
+                    return  # `_leave` finds others for them
+
+    async def _hand_over(self, channel: Channel, batch: list[Arrival]) -> None:
+        number = next(self._numbers)
+        self._answered = trio.Event()
+        peers = [arrival.peer for arrival in batch]
+        await channel.send(messages.Adopt(number, peers), [arrival.sock.fileno() for arrival in batch])
+        await self._answered.wait()
+        self._on_the_way = []
+        if self._answer is not None and self._answer.refused:
+            log.warning("worker took no connections", slot=self.boot.slot, pid=self.pid, count=len(batch))
+            self._ids.difference_update(peer.id for peer in peers)
+            self._around.door.come_back(batch)
+            return
+        for arrival in batch:
+            arrival.sock.close()
+
+    # -- watching
+
+    async def _watch(self, channel: Channel) -> None:
+        options = self._around.options
+        for number in count(1):
+            await trio.sleep(options.ping_s)
+            if trio.current_time() - self._heard_at > options.silence_s:
+                log.error("worker hangs", slot=self.boot.slot, pid=self.pid, silent_s=options.silence_s)
+                self.kill()
+                return
+            with trio.move_on_after(options.ping_s):  # a full channel is silence too
+                await self._say(channel, messages.Ping(number))
+                await self._say(channel, messages.AskSamples(0))
+
+    # -- metrics
+
+    async def wait_sampled(self) -> None:
+        """Ask for fresh samples and wait for them, SAMPLE_S at most; `samples` holds the last ones."""
+        channel = self._channel
+        if channel is None or self.state not in ("ready", "draining"):
+            return
+        request = next(self._numbers)
+        done = trio.Event()
+        self._asked[request] = ([], done)
+        try:
+            with trio.move_on_after(SAMPLE_S):
+                if await self._say(channel, messages.AskSamples(request)):
+                    await done.wait()
+        finally:
+            del self._asked[request]
+
+    def _take_samples(self, message: messages.Samples) -> None:
+        if message.request not in self._asked and message.request != 0:
+            return  # its asker has given up
+        parts, done = self._asked.setdefault(message.request, ([], trio.Event()))
+        parts.extend(message.families)
+        if message.last:
+            self.samples = parts
+            done.set()
+            if message.request == 0:
+                del self._asked[0]
+
+    async def _tell_metrics(self, channel: Channel, request: int) -> None:
+        text = await self._around.metrics_text()
+        for at in range(0, max(len(text), 1), TEXT_PIECE_CHARS):
+            piece = text[at : at + TEXT_PIECE_CHARS]
+            if not await self._say(channel, messages.Metrics(request, piece, at + TEXT_PIECE_CHARS >= len(text))):
+                return
+
+    # -- its end
+
+    async def drain(self, *, deadline_s: float, hard_s: float, stopping: bool) -> bool:
+        """Ask it to end and wait until it has; kill it after `hard_s`. True when it ended by itself, or had
+        nothing to end."""
+        if self.state == "starting":
+            self.kill()
+            await self._gone.wait()
+            return True
+        self.retire()
+        channel = self._channel
+        assert channel is not None  # only a starting child has none
+        with trio.move_on_after(hard_s):
+            await self._say(channel, messages.Drain(deadline_s, stopping))
+            await self._gone.wait()
+            return True
+        log.error("worker did not drain", slot=self.boot.slot, pid=self.pid)
+        self.kill()
+        await self._gone.wait()
+        return False
+
+    def retire(self) -> None:
+        """Give it no more connections; those not yet on their way go to others."""
+        self.state = "gone" if self._gone.is_set() else "draining"
+        self._around.door.close_to(self)
+        left = list(self._pending)
+        self._pending.clear()
+        self._ids.difference_update(arrival.peer.id for arrival in left)
+        self._around.door.come_back(left)
+
+    def kill(self) -> None:
+        """End the process now."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(signal.SIGKILL)
+
+
+def _environment(own: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a worker: no configuration, which may hold secrets; few malloc arenas, since every
+    gateway thread would else grow one of its own."""
+    kept = {name: value for name, value in own.items() if not name.startswith(ENVIRONMENT_PREFIX)}
+    return {"MALLOC_ARENA_MAX": "2"} | kept

@@ -1,0 +1,113 @@
+"""The control channel between the supervisor and a worker: messages, and descriptors beside them.
+
+A Unix SOCK_SEQPACKET pair keeps message boundaries and carries descriptors (SCM_RIGHTS, see unix(7)). Rules:
+- At most 64 descriptors go with one message (the kernel's own bound is 253), and each such batch is acknowledged.
+- A receiver that cannot take them all (its descriptor table is full) sees MSG_CTRUNC: it closes those that came
+  and says so; a half-received batch is never served.
+- Received descriptors are close-on-exec from their first moment.
+- A peer that is gone is an end of the stream, whatever errno said it.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from wd_trio.ops.messages import MESSAGE_BYTES, Message, decode, encode
+
+BATCH_DESCRIPTORS: Final = 64
+_BUFFER_BYTES: Final = 1 << 20
+_FD_BYTES: Final = array.array("i").itemsize
+
+
+class ChannelOver(Exception):
+    """The other end is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message with its descriptors, which are the receiver's to close. `truncated`: some were lost on the
+    way, and the others are closed already."""
+
+    message: Message
+    descriptors: tuple[int, ...] = ()
+    truncated: bool = False
+
+
+def channel_pair() -> tuple[socket.socket, socket.socket]:
+    """Two connected, non-blocking SEQPACKET ends with room for a few long messages."""
+    pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in pair:
+        end.setblocking(False)
+        with contextlib.suppress(OSError):  # the kernel's default holds one message as well
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
+    return pair
+
+
+class Channel:
+    """One end of the control channel. Any task may send; one task receives."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._sock = trio.socket.from_stdlib_socket(sock)
+        self._sending = trio.Lock()
+
+    async def send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
+        """Send one message whole, with duplicates of `descriptors`. ChannelOver when nobody is there."""
+        data = encode(message)
+        if len(descriptors) > BATCH_DESCRIPTORS:
+            raise ValueError(f"{len(descriptors)} descriptors are too many for one message")
+        beside: list[tuple[int, int, bytes]] = []
+        if descriptors:
+            rights = array.array("i", descriptors).tobytes()
+            beside.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, rights))
+        async with self._sending:
+            try:
+                await self._sock.sendmsg([data], beside, socket.MSG_NOSIGNAL)
+            except (OSError, trio.ClosedResourceError) as error:
+                raise ChannelOver from error
+
+    async def receive(self) -> Received:
+        """The next message. ChannelOver at the end of the stream."""
+        try:
+            data, beside, flags, _ = await self._sock.recvmsg(
+                MESSAGE_BYTES, socket.CMSG_SPACE(BATCH_DESCRIPTORS * _FD_BYTES), socket.MSG_CMSG_CLOEXEC
+            )
+        except (OSError, trio.ClosedResourceError) as error:
+            raise ChannelOver from error
+        descriptors = _descriptors(beside)
+        if not data:
+            close_all(descriptors)
+            raise ChannelOver
+        if flags & socket.MSG_TRUNC:
+            close_all(descriptors)
+            raise ValueError("a control message longer than any of ours")
+        if flags & socket.MSG_CTRUNC:
+            close_all(descriptors)
+            return Received(decode(data), truncated=True)
+        return Received(decode(data), descriptors)
+
+    def close(self) -> None:
+        """Close this end; a pending receive or send raises ChannelOver. Idempotent."""
+        self._sock.close()
+
+
+def _descriptors(beside: Sequence[tuple[int, int, bytes]]) -> tuple[int, ...]:
+    found = array.array("i")
+    for level, kind, data in beside:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            found.frombytes(data[: len(data) - len(data) % _FD_BYTES])
+    return tuple(found)
+
+
+def close_all(descriptors: Sequence[int]) -> None:
+    """Close descriptors that were received and will not be served."""
+    for descriptor in descriptors:
+        os.close(descriptor)

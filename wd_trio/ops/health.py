@@ -1,0 +1,80 @@
+"""Health: readiness touches the engine, liveness does not.
+
+Readiness (`/health`) answers within 2 s whatever the engine does, because a balancer gives up after about that; it
+says `draining` on the way out. Liveness (`/health/live`) asks only whether this process still works, so that an outage
+of an engine never makes an orchestrator restart every server. What goes wrong is told in fixed words.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Final
+
+import structlog
+import trio
+
+from wd_trio import __version__
+from wd_trio.api.app import Reply
+from wd_trio.errors import WdError
+from wd_trio.ports.gateway import Gateway
+from wd_trio.ports.mail import MailStore
+
+log = structlog.get_logger()
+
+READY_S: Final = 1.5
+LIVE_S: Final = 1.5
+
+
+class Health:
+    """Answers for one worker; `draining` is set when the whole server goes."""
+
+    def __init__(self, *, gateway: Gateway, store: MailStore) -> None:
+        self._gateway = gateway
+        self._store = store
+        self.draining = False
+
+    async def ready(self) -> Reply:
+        """200 when the engine answers, else 503, within READY_S."""
+        if self.draining:
+            await trio.lowlevel.checkpoint()
+            return _unhealthy("draining")
+        try:
+            with trio.fail_after(READY_S):
+                await self._gateway.run(self._store.ping)
+        except trio.TooSlowError:
+            return _unhealthy("store too slow")
+        except WdError as error:
+            log.warning("not ready", error=str(error), what=error.what)
+            return _unhealthy("store unavailable")
+        return _healthy()
+
+    async def live(self) -> Reply:
+        """200 when the loop and the gateway's threads turn, else 503, within LIVE_S."""
+        try:
+            with trio.fail_after(LIVE_S):
+                await self._gateway.run(_nothing)
+        except (trio.TooSlowError, WdError):
+            return _unhealthy("gateway stuck")
+        return _healthy()
+
+
+def _nothing() -> None:
+    """Work that proves a thread is there to do it."""
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _healthy() -> Reply:
+    return 200, {"status": "healthy", "timestamp": _now(), "success": True, "version": __version__}
+
+
+def _unhealthy(error: str) -> Reply:
+    return 503, {
+        "status": "unhealthy",
+        "error": error,
+        "timestamp": _now(),
+        "success": False,
+        "version": __version__,
+    }

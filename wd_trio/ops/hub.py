@@ -1,0 +1,89 @@
+"""The hub: the supervisor's relay of change hints between workers.
+
+Each worker has one bus socket (Unix SOCK_SEQPACKET) to the supervisor. What comes from one goes to every other, as
+it is: the hub never decodes. A worker that does not keep up loses its whole queue and is told to resync instead, so
+that a stuck worker costs bounded memory and delays nobody. Hints may be lost, never invented.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from typing import Final
+
+import trio
+
+from wd_trio.adapters.sqlite.bus import DATAGRAM_BYTES, RESYNC_DATAGRAM
+from wd_trio.ops import metrics
+
+QUEUE_DATAGRAMS: Final = 1000
+
+_relayed: Final = metrics.hub_datagrams_total.labels("relayed")
+_dropped: Final = metrics.hub_datagrams_total.labels("dropped")
+
+
+class Hub:
+    """The attached workers' bus sockets."""
+
+    def __init__(self) -> None:
+        self._ports: set[_Port] = set()
+
+    async def serve(self, sock: socket.socket) -> None:
+        """Relay for the worker at the other end of `sock` until it is gone; the socket is closed then."""
+        port = _Port(sock)
+        self._ports.add(port)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(port.pump)
+                async for datagram in port:
+                    for other in self._ports:
+                        if other is not port:
+                            other.offer(datagram)
+                nursery.cancel_scope.cancel()
+        finally:
+            self._ports.discard(port)
+            port.close()
+
+
+class _Port:
+    """One worker at the hub: what it sends is iterated over, what it is to get is queued."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = trio.socket.from_stdlib_socket(sock)
+        self._queue: deque[bytes] = deque()
+        self._some = trio.Event()
+
+    def __aiter__(self) -> _Port:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            datagram = await self._sock.recv(DATAGRAM_BYTES)
+        except OSError:  # reset: the worker died with hints unread
+            datagram = b""
+        if not datagram:
+            raise StopAsyncIteration
+        return datagram
+
+    def offer(self, datagram: bytes) -> None:
+        """Queue a datagram, or replace a full queue by one order to resync."""
+        if len(self._queue) >= QUEUE_DATAGRAMS:
+            _dropped.inc(len(self._queue))
+            self._queue.clear()
+            datagram = RESYNC_DATAGRAM
+        _relayed.inc()
+        self._queue.append(datagram)
+        self._some.set()
+
+    async def pump(self) -> None:
+        while True:
+            await self._some.wait()
+            self._some = trio.Event()
+            while self._queue:
+                try:
+                    await self._sock.send(self._queue.popleft(), socket.MSG_NOSIGNAL)
+                except OSError:
+                    return  # it is gone: the reading side ends this port
+
+    def close(self) -> None:
+        self._sock.close()

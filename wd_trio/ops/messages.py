@@ -1,0 +1,164 @@
+"""What the supervisor and its workers say to each other: one typed message for each datagram.
+
+Every message is a msgspec struct, tagged, encoded as msgpack. `Boot` comes first and carries the protocol's
+version, so that a worker of another version (a package upgraded under a running supervisor) refuses to serve
+instead of guessing. Lists are cut into bounded pieces by their senders: no message passes MESSAGE_BYTES.
+Secrets travel here and nowhere else: never on a command line, never in an environment.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from wd_trio.config import Config
+from wd_trio.secret import Secret
+from wd_trio.servers.driver import Peer
+
+VERSION: Final = 1
+MESSAGE_BYTES: Final = 160_000
+"""The longest datagram; below the kernel's default send buffer (208 KiB), which bounds a SEQPACKET message."""
+MANY_IDS: Final = 2000
+MANY_SAMPLES: Final = 300
+
+
+class _Message(msgspec.Struct, frozen=True, tag=True, tag_field="type"):
+    """The base of every message: tagged with its class's name."""
+
+
+class Boot(_Message, frozen=True):
+    """Supervisor → worker, first of all: what to be. `slot` is the worker's place, counted from 1; `owner` the name
+    under which it holds claims, and `stale_owners` are names of processes that are gone."""
+
+    version: int
+    config: Config
+    server: str
+    slot: int
+    owner: str
+    stale_owners: list[str]
+
+
+class Ready(_Message, frozen=True):
+    """Worker → supervisor: every service is open and the API is being served; connections may come."""
+
+    pid: int
+
+
+class Failed(_Message, frozen=True):
+    """Worker → supervisor: it cannot start, for a reason that trying again will not cure."""
+
+    reason: str
+
+
+class Adopt(_Message, frozen=True):
+    """Supervisor → worker, with as many descriptors as `peers`, in the same order."""
+
+    batch: int
+    peers: list[Peer]
+
+
+class Adopted(_Message, frozen=True):
+    """Worker → supervisor: the batch is the worker's; or (`refused`) its descriptors did not all arrive, and
+    the worker has closed those that did."""
+
+    batch: int
+    refused: bool = False
+
+
+class Closed(_Message, frozen=True):
+    """Worker → supervisor: these connections have ended."""
+
+    ids: list[str]
+
+
+class Drain(_Message, frozen=True):
+    """Supervisor → worker: let every session end, then exit. `stopping`: the whole server goes, so that health
+    says `draining`; else another worker has taken over."""
+
+    deadline_s: float
+    stopping: bool
+
+
+class Ping(_Message, frozen=True):
+    """Supervisor → worker: the heartbeat."""
+
+    number: int
+
+
+class Pong(_Message, frozen=True):
+    """Worker → supervisor: the loop turns."""
+
+    number: int
+
+
+class Family(msgspec.Struct, frozen=True, array_like=True):
+    """One metric with its samples: (sample name, sorted label pairs, value)."""
+
+    name: str
+    kind: str
+    help: str
+    samples: list[tuple[str, tuple[tuple[str, str], ...], float]]
+
+
+class AskSamples(_Message, frozen=True):
+    """Supervisor → worker: answer with your samples, under this request's number."""
+
+    request: int
+
+
+class Samples(_Message, frozen=True):
+    """Worker → supervisor: a part of its samples. Request 0: unasked, before it exits."""
+
+    request: int
+    families: list[Family]
+    last: bool
+
+
+class AskMetrics(_Message, frozen=True):
+    """Worker → supervisor: somebody asked this worker for the server's metrics."""
+
+    request: int
+
+
+class Metrics(_Message, frozen=True):
+    """Supervisor → worker: a part of the server's metrics as text."""
+
+    request: int
+    text: str
+    last: bool
+
+
+ToWorker: TypeAlias = Boot | Adopt | Drain | Ping | AskSamples | Metrics
+ToSupervisor: TypeAlias = Ready | Failed | Adopted | Closed | Pong | Samples | AskMetrics
+Message: TypeAlias = ToWorker | ToSupervisor
+
+
+def _encode_other(value: object) -> Any:
+    if isinstance(value, Secret):
+        return value.reveal()
+    raise NotImplementedError(f"a {type(value).__name__} cannot travel")
+
+
+def _decode_other(kind: type, value: Any) -> Any:
+    if kind is Secret:
+        return Secret(value)
+    raise NotImplementedError(f"a {kind.__name__} cannot travel")
+
+
+_encoder: Final = msgspec.msgpack.Encoder(enc_hook=_encode_other)
+_decoder: Final = msgspec.msgpack.Decoder(Message, dec_hook=_decode_other)
+
+
+def encode(message: Message) -> bytes:
+    """The datagram of a message. ValueError when it is too long: its sender has to cut it up."""
+    data = _encoder.encode(message)
+    if len(data) > MESSAGE_BYTES:
+        raise ValueError(f"{type(message).__name__}: {len(data)} bytes are too many for one datagram")
+    return data
+
+
+def decode(data: bytes) -> Message:
+    """The message in a datagram. msgspec.DecodeError when it is none of ours."""
+    message: Message = _decoder.decode(data)
+    return message

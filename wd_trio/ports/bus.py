@@ -1,0 +1,43 @@
+"""The bus: hints that something changed. A lost hint costs latency, never correctness.
+
+A hint says which mailbox moved from one modseq to which other, and, when that is small, what the change was,
+so that a session standing at `previous_modseq` need not ask the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from wd_trio.mail.model import Changes
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """One committed change. `kind` is "mailbox" (then `changes` may tell it), "folders" (a user's list of
+    mailboxes changed) or "user" (credentials or limits changed: caches of `user_id` are stale)."""
+
+    kind: str
+    user_id: str
+    mailbox_id: str = ""
+    previous_modseq: int = 0
+    modseq: int = 0
+    changes: Changes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resync:
+    """Hints were lost or may have been (a new subscription, an overflow): ask the store."""
+
+
+class Bus(Protocol):
+    def publish_nowait(self, hint: Hint) -> None:
+        """Hand a hint to every other process. Never blocks, never raises; a full queue drops it, and its
+        readers are told to resync."""
+        ...
+
+    async def receive(self) -> Sequence[Hint | Resync]:
+        """Wait for hints of other processes; at least one. Ends with trio.EndOfChannel-like `Unavailable`
+        only when the engine is gone for good."""
+        ...

@@ -1,0 +1,117 @@
+"""The mail store: mailboxes and messages of users. Synchronous; reached through the gateway.
+
+Promises every adapter keeps (tests/contract holds them):
+- Every change of a mailbox takes the next modseq of that mailbox; one transaction takes one modseq.
+- A uid never becomes visible before a smaller one, and is never given twice.
+- Counters (messages, unseen, deleted, bytes; the user's usage) move in the same transaction.
+- A call that returns has committed durably; one that raises has changed nothing.
+- `path` "INBOX" is case-insensitive and always exists once the user has any mailbox.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from wd_trio.mail.model import (
+    Appended,
+    BlobData,
+    Changes,
+    Columns,
+    Expunged,
+    FlagChange,
+    FlagsStored,
+    Mailbox,
+    MailboxSpec,
+    MessageRow,
+    NewMessage,
+    Opened,
+    Usage,
+)
+from wd_trio.mail.numset import UidSet
+from wd_trio.ports.blobs import Blobs
+
+
+class MailStore(Blobs, Protocol):
+    def ensure_mailboxes(self, user_id: str, specs: Sequence[MailboxSpec]) -> list[Mailbox]:
+        """Make those of `specs` that do not exist yet (by path); return all of the user's mailboxes by path."""
+        ...
+
+    def list_mailboxes(self, user_id: str) -> list[Mailbox]:
+        """All mailboxes of a user in order of path, INBOX first, counters included."""
+        ...
+
+    def get_mailbox(self, mailbox_id: str) -> Mailbox:
+        """NotFound when it is gone."""
+        ...
+
+    def find_mailbox(self, user_id: str, path: str) -> Mailbox:
+        """NotFound when there is none of that path."""
+        ...
+
+    def open_mailbox(self, user_id: str, path: str, *, known_modseq: int = -1) -> Opened:
+        """All that SELECT tells, at one moment; uids left out when `known_modseq` is still the highest.
+        NotFound when there is none of that path."""
+        ...
+
+    def append(
+        self,
+        user_id: str,
+        path: str,
+        messages: Sequence[NewMessage],
+        *,
+        blobs: Sequence[BlobData] = (),
+        quota_bytes: int | None = None,
+        create: bool = False,
+    ) -> Appended:
+        """Add messages, in order, in one transaction, with the small blobs they bring along.
+
+        Blobs not brought must be there already (Conflict, what="blob", when one is not). OverQuota when the
+        user's usage would pass `quota_bytes`. A missing mailbox is made when `create` (deliveries), together
+        with the default ones; else NotFound.
+        """
+        ...
+
+    def fetch(
+        self,
+        mailbox_id: str,
+        uids: UidSet,
+        columns: Columns,
+        *,
+        limit: int = 256,
+        budget_bytes: int = 1 << 20,
+    ) -> list[MessageRow]:
+        """Living messages among `uids` in order of uid: at most `limit`, and no more after `budget_bytes` of
+        ropes and preloaded blobs (at least one row). With Columns.ROPE, blobs that fit the budget are preloaded."""
+        ...
+
+    def store_flags(
+        self, mailbox_id: str, uids: UidSet, change: FlagChange, *, unchanged_since: int | None = None
+    ) -> FlagsStored:
+        """Change flags of the living messages among `uids`, one modseq for all. A message whose flags stay the
+        same keeps its modseq; where none changed the mailbox's modseq stays too."""
+        ...
+
+    def expunge(self, mailbox_id: str, uids: UidSet | None = None) -> Expunged:
+        """Remove the messages marked \\Deleted (among `uids` when given); one modseq for all, journal kept."""
+        ...
+
+    def changes_since(self, mailbox_id: str, modseq: int, *, limit: int = 1000) -> Changes:
+        """What happened after `modseq`, about `limit` rows and journal entries at most (then `more`), cut
+        between two modseqs. Outdated when the journal no longer reaches back so far; NotFound when the mailbox
+        is gone."""
+        ...
+
+    def usage(self, user_id: str) -> Usage: ...
+
+    def recount(self, user_id: str) -> Usage:
+        """Compute the counters of a user and its mailboxes afresh from the messages, and return the usage."""
+        ...
+
+    def delete_user_mail(self, user_id: str) -> int:
+        """Remove every mailbox and message of a user; how many messages there were. Idempotent."""
+        ...
+
+    def ping(self) -> None:
+        """Touch the engine for reading; raises Unavailable."""
+        ...

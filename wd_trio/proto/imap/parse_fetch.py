@@ -1,0 +1,179 @@
+"""FETCH's data items (RFC 3501 §6.4.5): words, macros and BODY sections.
+
+Words are data: a later extension adds a name to _PLAIN, nothing more. A section is kept apart and carries the
+name that its response item will have, written once here: `BODY[HEADER.FIELDS (To "X Y")]`. Each distinct
+section makes the server send its octets again, so their number is capped.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from wd_trio.proto.imap import grammar
+from wd_trio.proto.imap.commands import Fetch, FetchBody, Section
+from wd_trio.proto.imap.parse import BadSyntax, Cursor
+
+MAX_BODIES: Final = 256  # sections in one FETCH
+MAX_PART_DEPTH: Final = 100  # numbers in a section's part
+MAX_FIELDS: Final = 1000  # names in one HEADER.FIELDS
+
+_MACROS: Final = {
+    "ALL": ("FLAGS", "INTERNALDATE", "RFC822.SIZE", "ENVELOPE"),
+    "FAST": ("FLAGS", "INTERNALDATE", "RFC822.SIZE"),
+    "FULL": ("FLAGS", "INTERNALDATE", "RFC822.SIZE", "ENVELOPE", "BODY"),
+}
+_PLAIN: Final = frozenset(
+    {"FLAGS", "UID", "INTERNALDATE", "RFC822.SIZE", "ENVELOPE", "BODY", "BODYSTRUCTURE"},
+)
+_SECTIONS: Final = {"BODY": False, "BODY.PEEK": True}  # word before "[" → peek
+_WHOLE: Final = {
+    "RFC822": FetchBody("RFC822", Section(), False),
+    "RFC822.HEADER": FetchBody("RFC822.HEADER", Section(text="HEADER"), True),
+    "RFC822.TEXT": FetchBody("RFC822.TEXT", Section(text="TEXT"), False),
+}
+_SECTION_TEXTS: Final = frozenset({"HEADER", "HEADER.FIELDS", "HEADER.FIELDS.NOT", "TEXT", "MIME"})
+
+
+class _Items:
+    """Items in the client's order, each once."""
+
+    __slots__ = ("bodies", "plain")
+
+    def __init__(self) -> None:
+        self.plain: dict[str, None] = {}
+        self.bodies: dict[tuple[str, tuple[int, int] | None], FetchBody] = {}
+
+    def add_body(self, body: FetchBody) -> None:
+        key = (body.name, body.partial)
+        known = self.bodies.get(key)
+        # One response item answers both spellings, and marks \Seen when either asked for it.
+        if known is None or not body.peek:
+            self.bodies[key] = body
+        if len(self.bodies) > MAX_BODIES:
+            raise BadSyntax("Too many body sections")
+
+
+def parse_fetch(cursor: Cursor) -> Fetch:
+    """FETCH's arguments."""
+    return _fetch(cursor, uid=False)
+
+
+def parse_uid_fetch(cursor: Cursor) -> Fetch:
+    """UID FETCH's arguments; "UID" is always among the items."""
+    return _fetch(cursor, uid=True)
+
+
+def _fetch(cursor: Cursor, *, uid: bool) -> Fetch:
+    cursor.space()
+    messages = cursor.sequence_set()
+    cursor.space()
+    items = _Items()
+    if uid:
+        items.plain["UID"] = None
+    if cursor.at(b"("):
+        cursor.open_list()
+        _item(cursor, items)
+        while not cursor.at(b")"):
+            cursor.space()
+            _item(cursor, items)
+        cursor.close_list()
+    else:
+        _macro_or_item(cursor, items)
+    cursor.end()
+    return Fetch(uid, messages, tuple(items.plain), tuple(items.bodies.values()))
+
+
+def _macro_or_item(cursor: Cursor, items: _Items) -> None:
+    match = grammar.FETCH_WORD.match(cursor.data, cursor.pos)
+    macro = _MACROS.get(match[0].decode("ascii").upper()) if match else None
+    if match is None or macro is None:
+        _item(cursor, items)
+        return
+    cursor.pos = match.end()
+    items.plain.update(dict.fromkeys(macro))
+
+
+def _item(cursor: Cursor, items: _Items) -> None:
+    word = cursor.match(grammar.FETCH_WORD, "Expected a FETCH item")[0].decode("ascii").upper()
+    if cursor.at(b"[") and word in _SECTIONS:
+        items.add_body(_body(cursor, peek=_SECTIONS[word]))
+    elif word in _PLAIN:
+        items.plain[word] = None
+    elif word in _WHOLE:
+        items.add_body(_WHOLE[word])
+    else:
+        raise BadSyntax("Unknown FETCH item")
+
+
+def _body(cursor: Cursor, *, peek: bool) -> FetchBody:
+    cursor.pos += 1
+    section = _section(cursor)
+    if not cursor.at(b"]"):
+        raise BadSyntax("Invalid body section")
+    cursor.pos += 1
+    return FetchBody(section_name(section), section, peek, _partial(cursor) if cursor.at(b"<") else None)
+
+
+def _section(cursor: Cursor) -> Section:
+    part = ""
+    match = grammar.SECTION_PART.match(cursor.data, cursor.pos)
+    if match is not None:
+        part = match[0].decode("ascii")
+        if part.count(".") >= MAX_PART_DEPTH:
+            raise BadSyntax("Body section is nested too deeply")
+        cursor.pos = match.end()
+        if not cursor.at(b"."):
+            return Section(part)
+        cursor.pos += 1
+    elif cursor.at(b"]"):
+        return Section()
+    text = cursor.match(grammar.SECTION_TEXT, "Invalid body section")[0].decode("ascii").upper()
+    if text not in _SECTION_TEXTS or (text == "MIME" and not part):
+        raise BadSyntax("Invalid body section")
+    return Section(part, text, _fields(cursor) if text.startswith("HEADER.") else ())
+
+
+def _fields(cursor: Cursor) -> tuple[str, ...]:
+    cursor.space()
+    cursor.open_list()
+    fields = [_field(cursor)]
+    while not cursor.at(b")"):
+        cursor.space()
+        fields.append(_field(cursor))
+    cursor.close_list()
+    if len(fields) > MAX_FIELDS:
+        raise BadSyntax("Too many header fields")
+    return tuple(fields)
+
+
+def _field(cursor: Cursor) -> str:
+    name = cursor.text()
+    # What no header can hold is refused rather than echoed: the response names the fields.
+    if not grammar.FIELD_NAME.match(name):
+        raise BadSyntax("Invalid header field name")
+    return name
+
+
+def _partial(cursor: Cursor) -> tuple[int, int]:
+    match = cursor.match(grammar.PARTIAL, "Invalid partial")
+    start, count = int(match[1]), int(match[2])
+    if not count or start > grammar.MAX_NUMBER64 or count > grammar.MAX_NUMBER64:
+        raise BadSyntax("Invalid partial")
+    return start, count
+
+
+def section_name(section: Section) -> str:
+    """What a section's response item is called, without a partial's origin."""
+    inside = section.part
+    if section.text:
+        inside += f".{section.text}" if inside else section.text
+    if section.fields:
+        inside += f" ({' '.join(_astring(field) for field in section.fields)})"
+    return f"BODY[{inside}]"
+
+
+def _astring(field: str) -> str:
+    if grammar.ASTRING_CHARS.fullmatch(field.encode("ascii")):
+        return field
+    escaped = field.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

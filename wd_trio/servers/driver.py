@@ -1,0 +1,240 @@
+"""One connection: one reader, one way to write, every timer in one place, one way to end.
+
+A session (servers/imap, servers/lmtp) owns a `Connection` and calls `receive` and `send`; it never sees the
+socket. The descriptor is used directly (non-blocking calls first, then trio's epoll), because most reads find
+nothing and most writes fit the kernel's buffer: a round trip then costs one wait.
+
+- `receive` carries the idle deadline, and is the only place where a session can be woken (a change elsewhere)
+  or told to drain.
+- `send` carries the flush deadline: a client that never reads cannot hold memory or a drain for longer.
+- `end` is the one function that ends a connection: unregister from epoll, shutdown, close, tell the owner. While
+  a duplicate of the descriptor lives in another process, close() alone would send no FIN, and a descriptor
+  closed while registered would fire for ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+RECEIVE_BYTES: Final = 65536
+LINGER_S: Final = 2.0
+LINGER_BYTES: Final = 1 << 20
+
+
+class ConnectionOver(Exception):
+    """The connection cannot go on; `reason` is one of a few fixed words, for logs and metrics."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class PeerLost(ConnectionOver):
+    """The peer reset the connection or stopped reading past the flush deadline: nothing more can be said."""
+
+
+class IdleTooLong(ConnectionOver):
+    """The peer said nothing for the whole idle time."""
+
+    def __init__(self) -> None:
+        super().__init__("idle")
+
+
+class Draining(ConnectionOver):
+    """This worker is going: say goodbye in the protocol's words, then return."""
+
+    def __init__(self) -> None:
+        super().__init__("drain")
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """What is known of a connection from its acceptance. `id` is unique on this server."""
+
+    id: str
+    protocol: str
+    ip: str  # "unix" for Unix sockets
+    port: int
+    secure: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriverOptions:
+    flush_s: float = 60.0
+    """One `send` (at most a few hundred KB) is accepted by the peer's side within this, or the peer is lost."""
+
+
+class Connection:
+    """A non-blocking stream socket with its deadlines. One task reads and writes; `wake`, `begin_drain` and
+    `end` may be called by any task of the same loop."""
+
+    __slots__ = (
+        "_drain",
+        "_ended",
+        "_on_end",
+        "_options",
+        "_receiving",
+        "_sock",
+        "_wakeable",
+        "_woken",
+        "bytes_in",
+        "bytes_out",
+        "peer",
+    )
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        peer: Peer,
+        *,
+        options: DriverOptions,
+        on_end: Callable[[Connection, str], None],
+    ) -> None:
+        sock.setblocking(False)
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._sock = sock
+        self._options = options
+        self._on_end = on_end
+        self._receiving: trio.CancelScope | None = None
+        self._wakeable = False
+        self._woken = False
+        self._drain = False
+        self._ended = False
+        self.peer = peer
+        self.bytes_in = 0
+        self.bytes_out = 0
+
+    @property
+    def draining(self) -> bool:
+        return self._drain
+
+    @property
+    def ended(self) -> bool:
+        return self._ended
+
+    async def receive(
+        self, *, timeout_s: float, wakeable: bool = False, through_drain: bool = False
+    ) -> bytes | None:
+        """The next bytes; b"" at the end of the stream; None when `wakeable` and `wake` was called.
+
+        Raises IdleTooLong, PeerLost, and Draining unless `through_drain` (a message half received is worth
+        finishing: the drain's own deadline bounds it).
+        """
+        if self._drain and not through_drain:
+            raise Draining
+        if wakeable and self._woken:
+            self._woken = False
+            await trio.lowlevel.checkpoint()
+            return None
+        data = self._read_nowait()
+        if data is not None:
+            await trio.lowlevel.checkpoint()
+            return data
+        with trio.CancelScope(deadline=trio.current_time() + timeout_s) as scope:
+            self._receiving, self._wakeable = scope, wakeable
+            try:
+                while data is None:
+                    await trio.lowlevel.wait_readable(self._sock)
+                    data = self._read_nowait()
+            except (OSError, trio.ClosedResourceError) as error:
+                raise PeerLost("closed") from error
+            finally:
+                self._receiving = None
+        if data is not None:
+            return data
+        if self._drain and not through_drain:
+            raise Draining
+        if wakeable and self._woken:
+            self._woken = False
+            return None
+        raise IdleTooLong
+
+    def _read_nowait(self) -> bytes | None:
+        try:
+            data = self._sock.recv(RECEIVE_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError as error:
+            raise PeerLost("reset") from error
+        self.bytes_in += len(data)
+        return data
+
+    async def send(self, data: bytes | bytearray | memoryview) -> None:
+        """Hand all of `data` to the kernel, in order. PeerLost when the peer is gone or takes too long.
+
+        Returns without a checkpoint when everything fitted: `receive` is where a session gives way.
+        """
+        sent = self._write_nowait(data)
+        if sent == len(data):
+            return
+        rest = memoryview(data)[sent:]
+        with trio.CancelScope(deadline=trio.current_time() + self._options.flush_s) as scope:
+            try:
+                while rest:
+                    await trio.lowlevel.wait_writable(self._sock)
+                    rest = rest[self._write_nowait(rest) :]
+            except (OSError, trio.ClosedResourceError) as error:
+                raise PeerLost("closed") from error
+        if scope.cancelled_caught:
+            raise PeerLost("flush deadline")
+
+    def _write_nowait(self, data: bytes | bytearray | memoryview) -> int:
+        try:
+            sent = self._sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError as error:
+            raise PeerLost("reset") from error
+        self.bytes_out += sent
+        return sent
+
+    def wake(self) -> None:
+        """Make the pending wakeable `receive` return None, or the next one."""
+        self._woken = True
+        if self._receiving is not None and self._wakeable:
+            self._receiving.cancel()
+
+    def begin_drain(self) -> None:
+        """Make the pending `receive` and every later one raise Draining."""
+        self._drain = True
+        if self._receiving is not None:
+            self._receiving.cancel()
+
+    async def finish(self, reason: str) -> None:
+        """End after the last words: half-close, then read for a moment, so that unread input does not turn
+        them into a reset before the peer has seen them."""
+        if self._ended:
+            return
+        with (
+            trio.move_on_after(LINGER_S),
+            contextlib.suppress(OSError, ConnectionOver, trio.ClosedResourceError),
+        ):
+            self._sock.shutdown(socket.SHUT_WR)
+            read = 0
+            while read < LINGER_BYTES:
+                data = self._read_nowait()
+                if data is None:
+                    await trio.lowlevel.wait_readable(self._sock)
+                elif data:
+                    read += len(data)
+                else:
+                    break
+        self.end(reason)
+
+    def end(self, reason: str) -> None:
+        """End the connection now; idempotent. `reason` is a fixed word, for logs and metrics."""
+        if self._ended:
+            return
+        self._ended = True
+        trio.lowlevel.notify_closing(self._sock)
+        with contextlib.suppress(OSError):  # the peer may be gone already: there is nobody left to tell
+            self._sock.shutdown(socket.SHUT_RDWR)
+        self._sock.close()
+        self._on_end(self, reason)

@@ -1,0 +1,34 @@
+"""What each command does: one plain coroutine per command, found by the command's type.
+
+A handler writes untagged replies and its own tagged one; it raises errors.WdError where the session's table of
+codes says the right thing. It is called only in the states that proto/imap/states.py allows for the command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from wd_trio.proto.imap import commands as c
+from wd_trio.servers.imap.handlers import access, append, fetch, idle, mailbox, store
+
+HANDLERS: Final[dict[type, Callable[[Any, str, Any], Awaitable[None]]]] = {
+    c.Capability: access.handle_capability,
+    c.Noop: access.handle_noop,
+    c.Logout: access.handle_logout,
+    c.Id: access.handle_id,
+    c.Login: access.handle_login,
+    c.Authenticate: access.handle_authenticate,
+    c.List: mailbox.handle_list,
+    c.Namespace: mailbox.handle_namespace,
+    c.Status: mailbox.handle_status,
+    c.Select: mailbox.handle_select,
+    c.Unselect: mailbox.handle_unselect,
+    c.Close: mailbox.handle_close,
+    c.Fetch: fetch.handle_fetch,
+    c.Store: store.handle_store,
+    c.Expunge: store.handle_expunge,
+    c.Idle: idle.handle_idle,
+}
+
+__all__ = ["HANDLERS", "append"]

@@ -1,0 +1,95 @@
+"""CAPABILITY, NOOP, LOGOUT, ID, LOGIN and AUTHENTICATE (RFC 3501 §6.1 and §6.2, RFC 2971, RFC 4959, RFC 5530)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from wd_trio.errors import Denied, Invalid
+from wd_trio.proto import sasl
+from wd_trio.proto.imap import commands as c
+from wd_trio.proto.imap import encode
+from wd_trio.proto.imap.events import Reply, SaslResponse
+from wd_trio.secret import Secret
+from wd_trio.servers.driver import ConnectionOver
+from wd_trio.servers.imap.options import PROTOCOL
+
+if TYPE_CHECKING:
+    from wd_trio.servers.imap.session import ImapSession
+
+
+async def handle_capability(session: ImapSession, tag: str, _command: c.Capability) -> None:
+    session.write(encode.capability(session.capabilities()))
+    session.ok(tag, "CAPABILITY completed")
+
+
+async def handle_noop(session: ImapSession, tag: str, _command: c.Noop) -> None:
+    await session.sync(may_expunge=True)
+    session.ok(tag, "NOOP completed")
+
+
+async def handle_logout(session: ImapSession, tag: str, _command: c.Logout) -> None:
+    session.write(encode.bye("Logging out"))
+    session.ok(tag, "LOGOUT completed")
+    session.engine.logged_out()
+
+
+async def handle_id(session: ImapSession, tag: str, _command: c.Id) -> None:
+    session.write(encode.id_line([("name", "wd-trio"), ("version", session.options.version)]))
+    session.ok(tag, "ID completed")
+
+
+async def handle_login(session: ImapSession, tag: str, command: c.Login) -> None:
+    await _log_in(session, tag, command.username, command.password)
+
+
+async def handle_authenticate(session: ImapSession, tag: str, command: c.Authenticate) -> None:
+    if command.mechanism != "PLAIN":
+        session.no(tag, "Unsupported mechanism", "CANNOT")
+        return
+    if not session.options.may_log_in(session.connection.peer):
+        session.no(tag, "TLS is required before passwords are sent", "PRIVACYREQUIRED")
+        return
+    response = command.initial
+    if response is None:
+        session.write(session.engine.challenge(b""))
+        answer = await session.pull()
+        if isinstance(answer, Reply):
+            session.write(answer.data)
+            return
+        if not isinstance(answer, SaslResponse):
+            raise ConnectionOver("protocol")
+        response = answer.data
+    if response is None:
+        session.bad(tag, "Authentication cancelled")
+        return
+    try:
+        plain = sasl.parse_plain(response)
+    except Invalid:
+        session.bad(tag, "Malformed PLAIN response")
+        return
+    if plain.authzid and plain.authzid != plain.authcid:
+        session.no(tag, "Acting for other users is not offered", "AUTHORIZATIONFAILED")
+        return
+    await _log_in(session, tag, plain.authcid, plain.password)
+
+
+async def _log_in(session: ImapSession, tag: str, username: str, password: Secret) -> None:
+    peer = session.connection.peer
+    if not session.options.may_log_in(peer):
+        session.no(tag, "TLS is required before passwords are sent", "PRIVACYREQUIRED")
+        return
+    try:
+        login = await session.services.auth.login(
+            username=username, password=password, peer_ip=peer.ip, protocol=PROTOCOL
+        )
+    except Denied:
+        session.failed_logins += 1
+        session.no(tag, "Wrong user name or password", "AUTHENTICATIONFAILED")
+        if session.failed_logins >= session.options.failed_logins:
+            session.write(encode.bye("Too many wrong passwords"))
+            session.engine.logged_out()
+        return
+    await session.services.sessions.begin(login.user_id, PROTOCOL, peer.id)
+    session.login = login
+    session.engine.authenticated()
+    session.ok(tag, "Logged in", "CAPABILITY " + " ".join(session.capabilities()))

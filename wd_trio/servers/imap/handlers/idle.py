@@ -1,0 +1,49 @@
+"""IDLE (RFC 2177): tell changes as they come, until DONE.
+
+A silent idler is sent a line now and then, so that middleboxes keep its connection and a dead peer is noticed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from wd_trio.proto.imap import commands as c
+from wd_trio.proto.imap import encode
+from wd_trio.proto.imap.events import Fatal, IdleDone, Reply
+from wd_trio.servers.driver import ConnectionOver, IdleTooLong
+
+if TYPE_CHECKING:
+    from wd_trio.servers.imap.session import ImapSession
+
+
+async def handle_idle(session: ImapSession, tag: str, _command: c.Idle) -> None:
+    session.write(session.engine.begin_idle())
+    ends_at = trio.current_time() + session.options.idle_timeout_s
+    while True:
+        await session.sync(may_expunge=True)
+        left_s = ends_at - trio.current_time()
+        if left_s <= 0:
+            raise IdleTooLong
+        try:
+            event = await session.pull(timeout_s=min(session.options.keepalive_s, left_s), wakeable=True)
+        except IdleTooLong:
+            session.write(encode.ok("Still here"))
+            continue
+        match event:
+            case None:
+                continue
+            case IdleDone():
+                await session.sync(may_expunge=True)
+                session.ok(tag, "IDLE completed")
+                return
+            case Reply(data=data):
+                session.write(data)
+                return
+            case Fatal(data=data):
+                session.write(data)
+                await session.flush()
+                raise ConnectionOver("protocol")
+            case _:
+                raise AssertionError(f"event in IDLE: {type(event).__name__}")

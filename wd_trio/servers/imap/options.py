@@ -1,0 +1,49 @@
+"""What an IMAP session needs from outside: services, and options that ops/boot fills from the configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Final
+
+from wd_trio.ports.gateway import Gateway
+from wd_trio.proto.imap.machine import EngineOptions
+from wd_trio.servers.driver import Peer
+from wd_trio.service.auth import Auth
+from wd_trio.service.changes import ChangeHub
+from wd_trio.service.mailboxes import Mailboxes
+from wd_trio.service.messages import Messages
+from wd_trio.service.sessions import Sessions
+
+PROTOCOL: Final = "imap"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImapServices:
+    auth: Auth
+    sessions: Sessions
+    mailboxes: Mailboxes
+    messages: Messages
+    hub: ChangeHub
+    gateway: Gateway
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImapOptions:
+    hostname: str = "localhost"
+    version: str = ""
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    login_timeout_s: float = 180.0
+    idle_timeout_s: float = 1800.0
+    keepalive_s: float = 120.0
+    bad_commands: int = 20
+    failed_logins: int = 5
+    default_quota_bytes: int = 0
+    trusted_networks: tuple[IPv4Network | IPv6Network, ...] = ()
+
+    def may_log_in(self, peer: Peer) -> bool:
+        """Whether passwords may be sent over this connection: on TLS, or from a trusted network."""
+        if peer.secure or peer.ip == "unix":
+            return True
+        address = ip_address(peer.ip)
+        return any(address in network for network in self.trusted_networks)

@@ -1,0 +1,79 @@
+"""The selected mailbox of a session: its view, its subscription, and what they make of news.
+
+A hint that joins on to what the view knows is told from the hint itself; anything else asks the store for the
+changes since. Lines come one at a time, so that a large expunge is told in constant memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from wd_trio.mail.model import FlagRow, Opened
+from wd_trio.mail.numset import UidSet
+from wd_trio.mail.view import ExistsUpdate, ExpungeUpdate, Told, View
+from wd_trio.proto.imap import encode
+from wd_trio.service.changes import ChangeHub, Subscription
+from wd_trio.service.messages import Messages, Place
+
+
+class Selected:
+    """One selected mailbox. `read_only` is EXAMINE's."""
+
+    def __init__(
+        self, opened: Opened, uids: UidSet, *, read_only: bool, hub: ChangeHub, on_change: Callable[[], None]
+    ) -> None:
+        mailbox = opened.mailbox
+        modseq = mailbox.highest_modseq
+        self.read_only = read_only
+        self.path = mailbox.path
+        self.view = View(Told(mailbox.uid_validity, mailbox.uid_next, modseq, modseq), uids)
+        self.subscription: Subscription = hub.subscribe(mailbox.id, on_change, known_modseq=modseq)
+        self.place = Place(mailbox.user_id, mailbox.id, self.subscription)
+        self._keywords = set(opened.keywords.split())
+
+    @property
+    def keywords(self) -> list[str]:
+        """The keywords told so far in FLAGS."""
+        return sorted(self._keywords)
+
+    def close(self) -> None:
+        self.subscription.close()
+
+    async def refresh(self, messages: Messages) -> None:
+        """Bring the view up to date with the subscription's news; no engine is asked where hints suffice.
+        Outdated or NotFound when the numbers cannot be kept."""
+        if not self.subscription:
+            return
+        hints, ask = self.subscription.take()
+        for hint in hints:
+            if hint.modseq > self.view.known and not (hint.changes and self.view.absorb(hint.changes)):
+                ask = True
+        if ask:
+            async for changes in messages.changes_since(self.place.mailbox_id, self.view.known):
+                self.view.absorb(changes)
+
+    def tell(self, *, may_expunge: bool) -> Iterator[bytes]:
+        """The untagged lines for what is still untold."""
+        if not self.view.news:
+            return
+        for update in self.view.tell(may_expunge=may_expunge):
+            if isinstance(update, ExpungeUpdate):
+                yield encode.expunge(update.seq)
+            elif isinstance(update, ExistsUpdate):
+                yield encode.exists(update.count)
+            else:
+                yield from self.new_keywords((update.row,))
+                yield self.flags_line(update.seq, update.row, uid=True)
+
+    @staticmethod
+    def flags_line(seq: int, row: FlagRow, *, uid: bool) -> bytes:
+        """`* n FETCH (FLAGS (…))`, with the UID where the client asked by UID or did not ask at all."""
+        items = b"FLAGS " + encode.flags_list(row.flags, row.keywords)
+        return encode.fetch_line(seq, b"UID %d %s" % (row.uid, items) if uid else items)
+
+    def new_keywords(self, rows: tuple[FlagRow, ...]) -> Iterator[bytes]:
+        """A fresh FLAGS response where rows hold keywords that the client has not been told of."""
+        fresh = {word for row in rows if row.keywords for word in row.keywords.split()} - self._keywords
+        if fresh:
+            self._keywords |= fresh
+            yield encode.flags([*encode.SYSTEM_FLAG_NAMES, *self.keywords])

@@ -1,0 +1,249 @@
+"""One IMAP connection: pull an event, do it, answer in one write, and only then wait for more.
+
+Replies gather in one buffer that is sent before each wait for input and whenever it is full, so that a batch of
+pipelined commands costs one send. Handlers (handlers/) are plain functions of the session, found by the type of
+the command; a domain error becomes a tagged NO here, once. Nothing outlives this object that another worker
+needs: the login is in the store, the view is four integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from time import perf_counter
+from typing import Any, Final, TypeAlias
+
+import structlog
+
+from wd_trio import telemetry
+from wd_trio.errors import NotFound, Outdated, WdError
+from wd_trio.proto.imap import encode
+from wd_trio.proto.imap.events import (
+    AppendEvent,
+    CommandEvent,
+    Event,
+    Fatal,
+    NeedData,
+    Reply,
+)
+from wd_trio.proto.imap.machine import ImapEngine, State
+from wd_trio.servers.driver import Connection, ConnectionOver, Draining, IdleTooLong, PeerLost
+from wd_trio.servers.imap import errors as wire
+from wd_trio.servers.imap.handlers import HANDLERS, append
+from wd_trio.servers.imap.options import PROTOCOL, ImapOptions, ImapServices
+from wd_trio.servers.imap.selected import Selected
+from wd_trio.service.auth import Login
+
+log = structlog.get_logger()
+
+OUTPUT_BYTES: Final = 64 << 10
+
+CAPABILITIES: Final = (
+    "IMAP4rev1",
+    "LITERAL+",
+    "SASL-IR",
+    "ID",
+    "IDLE",
+    "NAMESPACE",
+    "UNSELECT",
+    "UIDPLUS",
+    "SPECIAL-USE",
+)
+
+CommandHandler: TypeAlias = Callable[["ImapSession", str, Any], Awaitable[None]]
+
+
+class MailboxLost(ConnectionOver):
+    """The selected mailbox is gone, or changed beyond what the journal can tell: numbers cannot be kept right."""
+
+    def __init__(self) -> None:
+        super().__init__("mailbox lost")
+
+
+class ImapSession:
+    """The state of one connection and its one output buffer; handlers are its friends."""
+
+    def __init__(self, connection: Connection, services: ImapServices, options: ImapOptions) -> None:
+        self.connection = connection
+        self.services = services
+        self.options = options
+        self.engine = ImapEngine(options.engine)
+        self.login: Login | None = None
+        self.selected: Selected | None = None
+        self.failed_logins = 0
+        self._bad_commands = 0
+        self._out: list[bytes] = []
+        self._out_bytes = 0
+
+    # Output
+
+    def write(self, data: bytes) -> None:
+        """Add bytes to what goes out next."""
+        self._out.append(data)
+        self._out_bytes += len(data)
+
+    async def flush(self) -> None:
+        """Send everything written so far; PeerLost when the client does not take it."""
+        if self._out:
+            data = b"".join(self._out)
+            self._out.clear()
+            self._out_bytes = 0
+            await self.connection.send(data)
+
+    async def flush_if_full(self) -> None:
+        if self._out_bytes >= OUTPUT_BYTES:
+            await self.flush()
+
+    def ok(self, tag: str, text: str, code: str = "") -> None:
+        self.write(encode.tagged(tag, "OK", text, code))
+
+    def no(self, tag: str, text: str, code: str = "") -> None:
+        self.write(encode.tagged(tag, "NO", text, code))
+
+    def bad(self, tag: str, text: str) -> None:
+        self.write(encode.tagged(tag, "BAD", text))
+
+    def capabilities(self) -> tuple[str, ...]:
+        """What is offered in the present state."""
+        if self.login is not None:
+            return CAPABILITIES
+        if self.options.may_log_in(self.connection.peer):
+            return (*CAPABILITIES, "AUTH=PLAIN")
+        return (*CAPABILITIES, "LOGINDISABLED")
+
+    # Input
+
+    async def pull(
+        self, *, timeout_s: float | None = None, wakeable: bool = False, through_drain: bool = False
+    ) -> Event | None:
+        """The next event, reading as needed; None when woken. PeerLost at the end of the stream."""
+        if timeout_s is None:
+            timeout_s = self.options.idle_timeout_s if self.login else self.options.login_timeout_s
+        while True:
+            event = self.engine.next_event()
+            if not isinstance(event, NeedData):
+                return event
+            await self.flush()
+            data = await self.connection.receive(
+                timeout_s=timeout_s, wakeable=wakeable, through_drain=through_drain
+            )
+            if data is None:
+                return None
+            if not data:
+                raise PeerLost("closed")
+            self.engine.receive(data)
+
+    # The life of the connection
+
+    async def run(self) -> str:
+        """Serve until the end; the reason in a fixed word."""
+        greeting = f"{self.options.hostname} ready"
+        self.write(encode.ok(greeting, "CAPABILITY " + " ".join(self.capabilities())))
+        try:
+            while self.engine.state is not State.LOGOUT:
+                reason = await self._one_event()
+                if reason:
+                    return await self._part(reason)
+            return await self._part("logout")
+        except Draining as over:
+            return await self._bye(over.reason, "UNAVAILABLE", "Server is going down, connect again")
+        except IdleTooLong as over:
+            return await self._bye(over.reason, "", "Disconnected for inactivity")
+        except MailboxLost as over:
+            return await self._bye(over.reason, "", "The selected mailbox is gone, connect again")
+
+    async def _one_event(self) -> str:
+        event = await self.pull()
+        match event:
+            case CommandEvent():
+                await self._command(event)
+            case AppendEvent():
+                await self._guarded(event.tag, "APPEND", append.handle_append, event)
+            case Reply(data=data, bad=bad):
+                self.write(data)
+                self._bad_commands += bad
+                if self._bad_commands > self.options.bad_commands:
+                    self.write(encode.bye("Too many bad commands"))
+                    return "bad commands"
+            case Fatal(data=data):
+                self.write(data)
+                return "protocol"
+            case _:
+                raise AssertionError(f"event outside its command: {type(event).__name__}")
+        return ""
+
+    async def _command(self, event: CommandEvent) -> None:
+        self._bad_commands = 0
+        await self._guarded(event.tag, event.name, HANDLERS[type(event.command)], event.command)
+
+    async def _guarded(self, tag: str, name: str, handler: CommandHandler, argument: object) -> None:
+        begun = perf_counter()
+        try:
+            await handler(self, tag, argument)
+        except WdError as error:
+            code, text = wire.answer(error)
+            log.info(
+                "command refused",
+                command=name,
+                code=code,
+                connection=self.connection.peer.id,
+                error=str(error),
+            )
+            self.no(tag, text, code)
+        await self.flush_if_full()
+        observe(name, perf_counter() - begun)
+
+    async def _bye(self, reason: str, code: str, text: str) -> str:
+        self.write(encode.bye(text, code))
+        return await self._part(reason)
+
+    async def _part(self, reason: str) -> str:
+        await self.flush()
+        await self.connection.finish(reason)
+        return reason
+
+    # The selected mailbox
+
+    async def sync(self, *, may_expunge: bool) -> None:
+        """Tell the client what happened in its mailbox. No engine is asked unless something did."""
+        if self.selected is None:
+            return
+        try:
+            await self.selected.refresh(self.services.messages)
+        except (NotFound, Outdated) as error:
+            raise MailboxLost from error
+        for line in self.selected.tell(may_expunge=may_expunge):
+            self.write(line)
+            await self.flush_if_full()
+
+    def unselect(self) -> None:
+        if self.selected is not None:
+            self.selected.close()
+            self.selected = None
+            self.engine.unselected()
+
+    async def close(self) -> None:
+        """Give back what the connection holds; also on the way out of a cancelled one."""
+        if self.selected is not None:
+            self.selected.close()
+        if self.login is not None:
+            await self.services.sessions.end(self.login.user_id, PROTOCOL, self.connection.peer.id)
+
+
+_durations: dict[str, Any] = {}
+
+
+def observe(name: str, seconds: float) -> None:
+    """Record how long a command took; names come from the command table, so the labels are bounded."""
+    child = _durations.get(name)
+    if child is None:
+        child = _durations[name] = telemetry.request_seconds.labels(PROTOCOL, name)
+    child.observe(seconds)
+
+
+async def serve_imap(connection: Connection, services: ImapServices, options: ImapOptions) -> str:
+    """Serve one IMAP connection to its end; the reason in a fixed word."""
+    session = ImapSession(connection, services, options)
+    try:
+        return await session.run()
+    finally:
+        await session.close()

@@ -1,0 +1,127 @@
+"""ChangeHub: who wants to know that a mailbox changed, and the pump that tells them.
+
+Commit, then hint. A hint of this process reaches local subscribers at once and the other processes by the bus;
+hints of the bus reach local subscribers only. Fan-out is bounded: a subscription keeps at most one mailbox's
+pending hints up to a small number, beyond that only "ask the store" (overflow). A lost hint heals: a new
+subscription, a bus resync and a slow sweep all mark subscribers as in need of `changes_since`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from wd_trio import telemetry
+from wd_trio.ports.bus import Bus, Hint
+
+SWEEP_S: Final = 60.0
+PENDING_HINTS: Final = 16
+REMEMBERED_MAILBOXES: Final = 4096
+
+
+class Subscription:
+    """One session's interest in one mailbox. `on_change` is called, without arguments, when there is news;
+    it must not block. The session takes the news when it may tell them."""
+
+    __slots__ = ("_hub", "_on_change", "_pending", "ask_store", "mailbox_id")
+
+    def __init__(self, hub: ChangeHub, mailbox_id: str, on_change: Callable[[], None], *, ask: bool) -> None:
+        self._hub = hub
+        self._on_change = on_change
+        self._pending: list[Hint] = []
+        self.mailbox_id = mailbox_id
+        self.ask_store = ask
+
+    def __bool__(self) -> bool:
+        """Whether there is news."""
+        return self.ask_store or bool(self._pending)
+
+    def take(self) -> tuple[list[Hint], bool]:
+        """The pending hints in order of arrival, and whether the store must be asked as well. Empties both."""
+        hints, ask = self._pending, self.ask_store
+        self._pending, self.ask_store = [], False
+        return hints, ask
+
+    def push(self, hint: Hint | None) -> None:
+        """Add a hint; None or an overflow means "ask the store"."""
+        if hint is None or len(self._pending) >= PENDING_HINTS:
+            self._pending.clear()
+            self.ask_store = True
+        elif not self.ask_store:
+            self._pending.append(hint)
+        self._on_change()
+
+    def close(self) -> None:
+        self._hub.remove(self)
+
+
+class ChangeHub:
+    """The subscriptions of one process, by mailbox, and by user for changes of the folder list and the account."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._by_mailbox: dict[str, set[Subscription]] = {}
+        self._latest: OrderedDict[str, int] = OrderedDict()  # modseq of the last hint, for late subscribers
+        self._listeners: list[Callable[[Hint], None]] = []
+
+    def subscribe(self, mailbox_id: str, on_change: Callable[[], None], *, known_modseq: int) -> Subscription:
+        """Hear of changes of a mailbox that was read at `known_modseq`, a moment ago; a hint that came between
+        the reading and this call makes the subscription ask the store. Close it when done."""
+        ask = self._latest.get(mailbox_id, 0) > known_modseq
+        subscription = Subscription(self, mailbox_id, on_change, ask=ask)
+        self._by_mailbox.setdefault(mailbox_id, set()).add(subscription)
+        return subscription
+
+    def remove(self, subscription: Subscription) -> None:
+        held = self._by_mailbox.get(subscription.mailbox_id)
+        if held is not None:
+            held.discard(subscription)
+            if not held:
+                del self._by_mailbox[subscription.mailbox_id]
+
+    def listen(self, listener: Callable[[Hint], None]) -> None:
+        """Hear of every hint, local and remote (caches that must forget)."""
+        self._listeners.append(listener)
+
+    def publish(self, hint: Hint, *, but: Subscription | None = None) -> None:
+        """Tell local subscribers (not `but`, whose own doing it was) and the other processes."""
+        self._tell(hint, but)
+        self._bus.publish_nowait(hint)
+
+    def _tell(self, hint: Hint, but: Subscription | None = None) -> None:
+        for listener in self._listeners:
+            listener(hint)
+        self._latest[hint.mailbox_id] = hint.modseq
+        self._latest.move_to_end(hint.mailbox_id)
+        if len(self._latest) > REMEMBERED_MAILBOXES:
+            self._latest.popitem(last=False)
+        for subscription in self._by_mailbox.get(hint.mailbox_id, ()):
+            if subscription is not but:
+                subscription.push(hint)
+
+    def resync(self) -> None:
+        """Make every subscriber ask the store."""
+        for held in self._by_mailbox.values():
+            for subscription in held:
+                subscription.push(None)
+
+    async def run(self) -> None:
+        """The change pump and the slow sweep, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._sweep)
+            while True:
+                for item in await self._bus.receive():
+                    if isinstance(item, Hint):
+                        telemetry.hints_total.labels("received").inc()
+                        self._tell(item)
+                    else:
+                        telemetry.hints_total.labels("resync").inc()
+                        self.resync()
+
+    async def _sweep(self) -> None:
+        while True:
+            await trio.sleep(SWEEP_S)
+            self.resync()

@@ -1,0 +1,176 @@
+"""Messages of a mailbox: fetching by page, streaming bodies, flags, expunge, append, changes.
+
+Every loop here is bounded per step: one crossing brings one page, and memory holds one page. Writes hint after
+their commit; a hint carries its change while that is small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from wd_trio.mail.model import (
+    Appended,
+    Changes,
+    Columns,
+    Expunged,
+    FlagChange,
+    FlagRow,
+    FlagsStored,
+    MessageRow,
+    NewMessage,
+    Vanished,
+)
+from wd_trio.mail.numset import UidSet
+from wd_trio.mail.rope import BlobPiece, Rope
+from wd_trio.ports.bus import Hint
+from wd_trio.ports.gateway import Gateway
+from wd_trio.ports.mail import MailStore
+from wd_trio.service.changes import ChangeHub, Subscription
+from wd_trio.service.intake import Intake
+from wd_trio.service.spool import Spool
+
+HINT_ROWS: Final = 64
+READ_BYTES: Final = 256 << 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageOptions:
+    page_rows: int = 256
+    write_rows: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The mailbox that a session looks at, and its subscription, which is not told of its own changes."""
+
+    user_id: str
+    mailbox_id: str
+    subscription: Subscription | None = None
+
+
+class Messages:
+    """Use cases on messages. Uids are those of the caller's view; the store skips those that are gone."""
+
+    def __init__(
+        self,
+        *,
+        gateway: Gateway,
+        store: MailStore,
+        hub: ChangeHub,
+        intake: Intake,
+        options: MessageOptions | None = None,
+    ) -> None:
+        self._gateway = gateway
+        self._store = store
+        self._hub = hub
+        self._intake = intake
+        self._options = options or MessageOptions()
+
+    async def pages(self, mailbox_id: str, uids: UidSet, columns: Columns) -> AsyncIterator[list[MessageRow]]:
+        """The living messages among `uids` in order, a page a time; one crossing for each page."""
+        size = self._options.page_rows
+        at = 0
+        while at < len(uids):
+            page = uids.slice(at, at + size)
+            rows = await self._gateway.run(self._store.fetch, mailbox_id, page, columns, limit=size)
+            if not rows:
+                at += size
+                continue
+            at = uids.below(rows[-1].uid) + 1 if self._cut_short(page, rows, columns) else at + size
+            yield rows
+
+    @staticmethod
+    def _cut_short(page: UidSet, rows: Sequence[MessageRow], columns: Columns) -> bool:
+        """Whether the byte budget may have ended the page early; only pages that bring ropes have one."""
+        return bool(columns & Columns.ROPE) and rows[-1].uid != page.last
+
+    async def stream(self, row: MessageRow, rope: Rope, start: int, stop: int) -> AsyncIterator[bytes]:
+        """The bytes start … stop - 1 of a message in pieces of at most 256 KiB, in constant memory."""
+        for piece in rope.pieces(start, stop):
+            if not isinstance(piece, BlobPiece):
+                yield bytes(piece.data)
+                continue
+            loaded = row.blobs.get(piece.digest)
+            if loaded is not None:
+                yield loaded[piece.start : piece.stop]
+                continue
+            for at in range(piece.start, piece.stop, READ_BYTES):
+                yield await self._gateway.run(
+                    self._store.read_blob, piece.digest, at, min(at + READ_BYTES, piece.stop)
+                )
+
+    async def store_flags(
+        self, place: Place, uids: UidSet, change: FlagChange, *, unchanged_since: int | None = None
+    ) -> AsyncIterator[FlagsStored]:
+        """Change flags, a page and a transaction at a time; each outcome is durable when it is yielded."""
+        for page in uids.pages(self._options.write_rows):
+            stored = await self._gateway.run(
+                self._store.store_flags, place.mailbox_id, page, change, unchanged_since=unchanged_since
+            )
+            if stored.modseq != stored.previous_modseq:
+                changed = [row for row in stored.rows if row.modseq == stored.modseq]
+                self._hint(place, stored.previous_modseq, stored.modseq, rows=changed)
+            yield stored
+
+    async def expunge(self, place: Place, uids: UidSet | None = None) -> Expunged:
+        """Remove what is marked \\Deleted (among `uids` when given)."""
+        gone = await self._gateway.run(self._store.expunge, place.mailbox_id, uids)
+        if gone.uids:
+            self._hint(place, gone.previous_modseq, gone.modseq, vanished=[Vanished(gone.modseq, gone.uids)])
+        return gone
+
+    async def append(
+        self,
+        user_id: str,
+        path: str,
+        spool: Spool,
+        *,
+        flags: int,
+        keywords: str,
+        internal_date: int,
+        quota_bytes: int | None,
+    ) -> Appended:
+        """Add one message as it came. NotFound without such a mailbox, OverQuota without room."""
+        taken = await self._intake.prepare(spool, (b"",))
+        appended = await self._gateway.run(
+            self._store.append,
+            user_id,
+            path,
+            [NewMessage(taken.contents[0], internal_date, flags, keywords)],
+            blobs=taken.blobs,
+            quota_bytes=quota_bytes,
+        )
+        place = Place(user_id, appended.mailbox_id)
+        self._hint(
+            place,
+            appended.previous_modseq,
+            appended.modseq,
+            rows=appended.rows,
+            uid_next=appended.uids[-1] + 1,
+        )
+        return appended
+
+    async def changes_since(self, mailbox_id: str, modseq: int) -> AsyncIterator[Changes]:
+        """What happened since, in spans that join on to each other. Outdated when the journal has passed it."""
+        more = True
+        while more:
+            changes = await self._gateway.run(self._store.changes_since, mailbox_id, modseq)
+            yield changes
+            modseq, more = changes.modseq, changes.more
+
+    def _hint(
+        self,
+        place: Place,
+        previous_modseq: int,
+        modseq: int,
+        *,
+        rows: Sequence[FlagRow] = (),
+        vanished: Sequence[Vanished] = (),
+        uid_next: int = 0,
+    ) -> None:
+        small = len(rows) <= HINT_ROWS and sum(v.uids.range_count for v in vanished) <= HINT_ROWS
+        changes = Changes(previous_modseq, modseq, uid_next, tuple(rows), tuple(vanished)) if small else None
+        hint = Hint("mailbox", place.user_id, place.mailbox_id, previous_modseq, modseq, changes)
+        self._hub.publish(hint, but=place.subscription)
