@@ -77,7 +77,9 @@ async def main(calls: int) -> None:
         print(f"{name:<26}{alone:>14.1f}{crowded:>14.1f}")
     slowest = max(crowded for _, (_, crowded) in table[1:])
     print(f"{statistics.crossings} crossings came back in {statistics.deliveries} wake-ups of the loop")
-    print(f"at 50 in flight the slowest lane took {table[0][1][1] / slowest:.1f} times less time than to_thread")
+    print(
+        f"at 50 in flight the slowest lane took {table[0][1][1] / slowest:.1f} times less time than to_thread"
+    )
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Final, ParamSpec, Self, TypeVar
 
@@ -116,19 +117,18 @@ class Gateway:
             await trio.to_thread.run_sync(self._join, limiter=trio.CapacityLimiter(1))
 
     async def run(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run `call` in its lane and return its result; see the module's text for what is promised."""
+        """Run `call` in its lane and return its result; see the module's text for what is promised.
+
+        KeyError for a call marked with a lane that this gateway does not have.
+        """
         desk = self._desks[lane_of(call)]
         if not self._is_open or not desk.admits():
             await trio.lowlevel.checkpoint()
             raise errors.Unavailable("refused by the gateway", what=desk.lane.options.name)
         await trio.lowlevel.checkpoint_if_cancelled()
         crossing = Crossing(desk.lane, trio.lowlevel.current_task(), call, args, kwargs)
-
-        def abort(_: object) -> trio.lowlevel.Abort:
-            return trio.lowlevel.Abort.SUCCEEDED if desk.leave(crossing) else trio.lowlevel.Abort.FAILED
-
         desk.lane.put(crossing)
-        await trio.lowlevel.wait_task_rescheduled(abort)
+        await trio.lowlevel.wait_task_rescheduled(partial(desk.abort, crossing))
         error = crossing.error
         if error is None:
             value: T = crossing.value
@@ -205,16 +205,16 @@ class _Desk:
         self._count("refused", 1)
         return False
 
-    def leave(self, crossing: Crossing) -> bool:
-        """A cancelled caller wants to go: True when it may, with nothing or with a result nobody will read."""
+    def abort(self, crossing: Crossing, _: object) -> trio.lowlevel.Abort:
+        """A cancelled caller wants to go: it may when nothing has begun, or when nobody needs the result."""
         if self.lane.withdraw(crossing):
             self._count("withdrawn", 1)
         elif self.lane.options.abandon:
             self._count("abandoned", 1)
         else:
-            return False
+            return trio.lowlevel.Abort.FAILED
         crossing.task = None
-        return True
+        return trio.lowlevel.Abort.SUCCEEDED
 
     def settle(self, crossings: Sequence[Crossing]) -> None:
         """Count a delivery's crossings; one of them stands for all in the histograms, which are not cheap."""

@@ -22,7 +22,6 @@ from typing import Final
 import structlog
 import trio
 
-from wd_trio.config_load import ENVIRONMENT_PREFIX
 from wd_trio.ops import messages
 from wd_trio.ops.door import Arrival, Door
 from wd_trio.ops.handoff import BATCH_DESCRIPTORS, Channel, ChannelOver, channel_pair
@@ -31,6 +30,7 @@ from wd_trio.ops.hub import Hub
 log = structlog.get_logger()
 
 WORKER_COMMAND: Final = (sys.executable, "-m", "wd_trio.ops.worker")
+CONFIG_VARIABLES: Final = "WD_TRIO_"
 SAMPLE_S: Final = 1.0
 LAST_WORDS_S: Final = 1.0
 REAP_S: Final = 5.0
@@ -314,5 +314,5 @@ class Child:
 def _environment(own: Mapping[str, str]) -> dict[str, str]:
     """The environment of a worker: no configuration, which may hold secrets; few malloc arenas, since every
     gateway thread would else grow one of its own."""
-    kept = {name: value for name, value in own.items() if not name.startswith(ENVIRONMENT_PREFIX)}
+    kept = {name: value for name, value in own.items() if not name.startswith(CONFIG_VARIABLES)}
     return {"MALLOC_ARENA_MAX": "2"} | kept

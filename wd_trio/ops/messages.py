@@ -29,14 +29,13 @@ class _Message(msgspec.Struct, frozen=True, tag=True, tag_field="type"):
 
 class Boot(_Message, frozen=True):
     """Supervisor → worker, first of all: what to be. `slot` is the worker's place, counted from 1; `owner` the name
-    under which it holds claims, and `stale_owners` are names of processes that are gone."""
+    under which it holds claims, and under which nobody alive holds any yet."""
 
     version: int
     config: Config
     server: str
     slot: int
     owner: str
-    stale_owners: list[str]
 
 
 class Ready(_Message, frozen=True):

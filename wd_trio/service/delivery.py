@@ -26,7 +26,7 @@ from wd_trio.ports.gateway import Gateway
 from wd_trio.ports.mail import MailStore
 from wd_trio.service.changes import ChangeHub
 from wd_trio.service.intake import Intake, Scanned
-from wd_trio.service.spool import Spool
+from wd_trio.service.spool import MEMORY_BYTES, Spool
 from wd_trio.service.trace import Trace, trace_headers
 from wd_trio.service.users import Recipient, Users
 
@@ -69,6 +69,10 @@ class Delivery:
         self._options = options or DeliveryOptions()
         self._now = now
 
+    def spool(self, *, most_bytes: int, memory_bytes: int = MEMORY_BYTES) -> Spool:
+        """A place for a message that comes in; the caller closes it."""
+        return Spool(self._gateway, most_bytes=most_bytes, memory_bytes=memory_bytes)
+
     async def resolve(self, address: str, *, size_bytes: int = 0) -> Recipient:
         """Whom `address` means. NotFound; Denied when disabled; Invalid; Unavailable; OverQuota when there is no
         room for `size_bytes` more (the append has the last word: this only spares the sender the message)."""
@@ -85,9 +89,9 @@ class Delivery:
         """Store the spooled message for every recipient; one verdict each, in order. Raises nothing expected."""
         once = {_key(recipient): recipient for recipient in recipients}
         job = _Job(self, tuple(once.values()), sender, trace, self._now())
+        failure: errors.WdError = errors.Unavailable("not attempted", what="delivery")
         try:
             await job.run(self._intake, spool)
-            failure: errors.WdError | None = None
         except errors.WdError as error:
             log.warning("message not stored", id=trace.id, error=str(error))
             failure = error
@@ -96,9 +100,9 @@ class Delivery:
             failure = errors.Unavailable("unexpected failure", what="delivery")
         verdicts: list[Verdict] = []
         for recipient in recipients:
-            error = job.outcomes.get(_key(recipient), failure)
-            telemetry.deliveries_total.labels(_result(error)).inc()
-            verdicts.append(Verdict(recipient, error))
+            outcome = job.outcomes.get(_key(recipient), failure)
+            telemetry.deliveries_total.labels(_result(outcome)).inc()
+            verdicts.append(Verdict(recipient, outcome))
         return verdicts
 
     async def append(self, recipient: Recipient, content: Content, scanned: Scanned, date: int) -> None:
@@ -112,7 +116,10 @@ class Delivery:
             quota_bytes=recipient.quota_bytes,
             create=True,
         )
-        self._hub.publish(_hint(appended))
+        try:
+            self._hub.publish(_hint(appended))
+        except Exception:  # the message is stored: a hint that fails costs others time, not this verdict
+            log.exception("hint failed", mailbox=appended.mailbox_id)
 
     def prefix(self, recipient: Recipient, sender: str, trace: Trace, date: float) -> bytes:
         return trace_headers(

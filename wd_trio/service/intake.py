@@ -81,15 +81,15 @@ class Intake:
             if _size(batch[0]) > CROSSING_BYTES:
                 await self._keep_large(data, batch[0])
             else:
-                await self._gateway.run(self._store.put_blobs, await self._gateway.run(_blobs, prepared, batch))
+                await self._gateway.run(
+                    self._store.put_blobs, await self._gateway.run(_blobs, prepared, batch)
+                )
 
     async def _keep_large(self, data: SpoolBuffer, source: BlobSource) -> None:
         first = 0
         for start in range(source.start, source.stop, CROSSING_BYTES):
             chunks = await self._gateway.run(_chunks, data, start, min(start + CROSSING_BYTES, source.stop))
-            await self._gateway.run(
-                self._store.put_blob_chunks, source.digest, _size(source), first, chunks
-            )
+            await self._gateway.run(self._store.put_blob_chunks, source.digest, _size(source), first, chunks)
             first += len(chunks)
 
 

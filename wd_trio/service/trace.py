@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import Final
+
+from wd_trio.ports.ids import new_id
 
 MAX_COLUMNS: Final = 78
 _FOLD: Final = "\r\n\t"
@@ -24,11 +26,11 @@ class Trace:
     """Where a message came from. `id` names the transaction in replies, logs and Received; `ip` is "unix" for
     Unix sockets."""
 
-    id: str
     lhlo: str
     ip: str
     secure: bool = False
     utf8: bool = False
+    id: str = field(default_factory=new_id)
 
 
 def trace_headers(*, sender: str, recipient: str, hostname: str, trace: Trace, date: float) -> bytes:

@@ -2,7 +2,7 @@
 
 The write-ahead log's index is shared memory and our writer's lock is flock(2): over a network or a remote FUSE
 file system both can look as if they worked and lose data. Such places are refused when the database is opened.
-The kernel's own table of mounts says what a path lies on; where there is no such table (not Linux), nothing is refused.
+The kernel's own table of mounts says what a path lies on; where there is none (not Linux), nothing is refused.
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ from wd_trio import errors
 
 MOUNT_TABLE: Final = Path("/proc/self/mountinfo")
 _REMOTE: Final = frozenset(
-    "nfs nfs4 cifs smb3 smbfs ncpfs 9p afs ceph glusterfs lustre gpfs orangefs davfs sshfs fuse vboxsf".split()
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "9p", "afs", "ceph", "glusterfs", "lustre", "gpfs"}
+    | {"orangefs", "davfs", "sshfs", "fuse", "vboxsf"}
 )
-_LOCAL_FUSE: Final = frozenset({"fuse.fuse-overlayfs"})  # the root of rootless containers: local, locks included
+_LOCAL_FUSE: Final = frozenset(
+    {"fuse.fuse-overlayfs"}
+)  # the root of rootless containers: local, locks included
 
 
 def require_local(path: Path, *, mount_table: Path = MOUNT_TABLE) -> None:

@@ -37,7 +37,7 @@ _MAILBOXES: Final = (
         messages INTEGER NOT NULL
     ) WITHOUT ROWID""",
     """CREATE TABLE mailboxes (
-        mailbox INTEGER PRIMARY KEY AUTOINCREMENT,
+        mailbox INTEGER PRIMARY KEY,
         id TEXT NOT NULL UNIQUE,
         user_id TEXT NOT NULL,
         path TEXT NOT NULL,
@@ -73,7 +73,7 @@ _MESSAGES: Final = (
     "CREATE INDEX messages_deleted ON messages (mailbox, uid) WHERE (flags & 8) <> 0",
     "CREATE INDEX messages_content ON messages (content)",
     """CREATE TABLE contents (
-        content INTEGER PRIMARY KEY AUTOINCREMENT,
+        content INTEGER PRIMARY KEY,
         id TEXT NOT NULL,
         thread_id TEXT NOT NULL,
         preview TEXT NOT NULL,
@@ -97,7 +97,7 @@ _MESSAGES: Final = (
 )
 _BLOBS: Final = (
     """CREATE TABLE blobs (
-        blob INTEGER PRIMARY KEY AUTOINCREMENT,
+        blob INTEGER PRIMARY KEY,
         digest BLOB NOT NULL UNIQUE,
         size INTEGER NOT NULL,
         complete INTEGER NOT NULL,

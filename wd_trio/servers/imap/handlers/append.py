@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from wd_trio.errors import NotFound
+from wd_trio.errors import NotFound, WdError
 from wd_trio.proto.imap.events import AppendEvent, Fatal, MessageData, Reply
 from wd_trio.servers.driver import ConnectionOver
 from wd_trio.service.spool import Spool
@@ -29,8 +29,12 @@ async def handle_append(session: ImapSession, tag: str, event: AppendEvent) -> N
         raise
     session.write(session.engine.accept_message())
     with Spool(session.services.gateway, most_bytes=command.size) as spool:
-        if not await _receive(session, spool):
-            return
+        try:
+            if not await _receive(session, spool):
+                return
+        except WdError:
+            session.write(session.engine.refuse_message())  # the rest of the literal is not a command
+            raise
         appended = await session.services.messages.append(
             user_id,
             command.mailbox,

@@ -6,7 +6,7 @@ is always 0 (docs/protocols.md tells this departure).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from wd_trio.errors import NotFound
@@ -19,7 +19,7 @@ from wd_trio.servers.imap.selected import Selected
 if TYPE_CHECKING:
     from wd_trio.servers.imap.session import ImapSession
 
-STATUS_VALUES: Final = {
+STATUS_VALUES: Final[dict[str, Callable[[Mailbox], int]]] = {
     "MESSAGES": lambda mailbox: mailbox.messages,
     "RECENT": lambda mailbox: 0,
     "UIDNEXT": lambda mailbox: mailbox.uid_next,

@@ -1,0 +1,498 @@
+"""The gateway: results, batching, cancellation, bounds and the breaker. Threads are held by gates, never by time."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from wd_trio import errors, telemetry
+from wd_trio.adapters.bridge import Gateway, LaneOptions, LaneStatistics
+from wd_trio.adapters.lanes import Outcome
+from wd_trio.adapters.sqlite.database import SqliteDatabase
+from wd_trio.ports.gateway import in_lane, reads, writes
+
+SHORT_WAIT_S = 0.01
+
+
+class Group:
+    """A group that runs `most` calls at once in turn and remembers how many it did; `gate` holds it at the start."""
+
+    def __init__(self, most: int = 1000) -> None:
+        self.most = most
+        self.sizes: list[int] = []
+        self.entered = threading.Event()
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def __call__(self, calls: Sequence[Callable[[], object]]) -> list[Outcome]:
+        self.entered.set()
+        self.gate.wait()
+        outcomes: list[Outcome] = []
+        for call in calls[: self.most]:
+            try:
+                outcomes.append((call(), None))
+            except Exception as error:
+                outcomes.append((None, error))
+        self.sizes.append(len(outcomes))
+        return outcomes
+
+
+class Engine:
+    """Calls with a gate: `entered` says that a thread is inside, `gate` lets it out."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Semaphore(0)
+        self.gate = threading.Event()
+        self.ran: list[object] = []
+
+    @reads("store")
+    def read(self, what: object = None) -> object:
+        self.entered.release()
+        self.gate.wait()
+        self.ran.append(what)
+        return what
+
+    @writes("store")
+    def write(self, what: object = None) -> object:
+        self.entered.release()
+        self.gate.wait()
+        self.ran.append(what)
+        return what
+
+    async def wait_entered(self) -> None:
+        await trio.to_thread.run_sync(self.entered.acquire)
+
+
+@reads("store")
+def echo_read(value: object) -> object:
+    return value
+
+
+@writes("store")
+def echo_write(value: object) -> object:
+    return value
+
+
+@reads("store")
+def raise_read(error: Exception) -> None:
+    raise error
+
+
+def lane_named(gateway: Gateway, name: str) -> LaneStatistics:
+    return next(lane for lane in gateway.statistics().lanes if lane.name == name)
+
+
+async def test_values_keywords_and_errors_come_back_from_named_threads() -> None:
+    def named(*, suffix: str) -> str:
+        return threading.current_thread().name + suffix
+
+    async with Gateway([LaneOptions(name="work"), LaneOptions(name="store.read", threads=2)]) as gateway:
+        assert await gateway.run(named, suffix="!") == "work-0!"
+        assert await gateway.run(echo_read, 5) == 5
+        with pytest.raises(errors.NotFound) as caught:
+            await gateway.run(raise_read, errors.NotFound(what="mailbox"))
+        assert caught.value.what == "mailbox"
+        with pytest.raises(ZeroDivisionError):
+            await gateway.run(lambda: 1 // 0)
+        assert lane_named(gateway, "work").results == {"ok": 1, "fault": 1}
+        assert lane_named(gateway, "store.read").results == {"ok": 1, "error": 1}
+
+
+async def test_a_call_of_a_lane_that_is_not_there_is_a_programming_error() -> None:
+    async with Gateway([LaneOptions(name="work")]) as gateway:
+        with pytest.raises(KeyError):
+            await gateway.run(in_lane("elsewhere")(lambda: 1))
+
+
+async def test_fifty_in_flight_share_the_wake_ups() -> None:
+    rounds, callers = 20, 50
+    results: list[int] = []
+    async with Gateway([LaneOptions(name="work")]) as gateway:
+
+        async def caller(number: int) -> None:
+            for turn in range(rounds):
+                results.append(await gateway.run(lambda value: value, number * rounds + turn))
+
+        async with trio.open_nursery() as nursery:
+            for number in range(callers):
+                nursery.start_soon(caller, number)
+        statistics = gateway.statistics()
+    assert sorted(results) == list(range(rounds * callers))
+    assert statistics.crossings == rounds * callers
+    assert statistics.deliveries < statistics.crossings / 5
+    assert statistics.lanes[0].wakes < statistics.crossings / 5
+
+
+async def test_a_group_gets_everything_that_is_queued() -> None:
+    group = Group()
+    group.gate.clear()
+    async with Gateway([LaneOptions(name="store.write", group=group)]) as gateway:
+        results: list[object] = []
+
+        async def caller(value: int) -> None:
+            results.append(await gateway.run(echo_write, value))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(caller, 0)
+            await wait_all_tasks_blocked()
+            await trio.to_thread.run_sync(group.entered.wait)
+            for value in range(1, 51):
+                nursery.start_soon(caller, value)
+            await wait_all_tasks_blocked()
+            group.gate.set()
+        assert group.sizes == [1, 50]
+        assert sorted(results) == list(range(51))
+        assert lane_named(gateway, "store.write").groups == 2
+
+
+async def test_what_a_bounded_group_leaves_keeps_its_order() -> None:
+    group = Group(most=7)
+    group.gate.clear()
+    order: list[int] = []
+    append = writes("store")(lambda value: order.append(value) or value)
+    async with (
+        Gateway([LaneOptions(name="store.write", group=group)]) as gateway,
+        trio.open_nursery() as nursery,
+    ):
+        for value in range(30):
+            nursery.start_soon(gateway.run, append, value)
+            await wait_all_tasks_blocked()
+        group.gate.set()
+    assert order == list(range(30))
+    assert max(group.sizes) == 7
+
+
+async def test_each_call_of_a_group_has_its_own_outcome() -> None:
+    @writes("store")
+    def halve(value: int) -> int:
+        if value % 2:
+            raise errors.Invalid(f"{value} is odd")
+        return value // 2
+
+    outcomes: dict[int, object] = {}
+    async with Gateway([LaneOptions(name="store.write", group=Group())]) as gateway:
+
+        async def caller(value: int) -> None:
+            try:
+                outcomes[value] = await gateway.run(halve, value)
+            except errors.Invalid as error:
+                outcomes[value] = str(error)
+
+        async with trio.open_nursery() as nursery:
+            for value in range(4):
+                nursery.start_soon(caller, value)
+    assert outcomes == {0: 0, 1: "1 is odd", 2: 1, 3: "3 is odd"}
+
+
+@pytest.mark.parametrize("failure", [errors.Unavailable("disk", what="x"), ValueError("bug")])
+async def test_a_group_that_fails_as_a_whole_tells_every_caller(failure: Exception) -> None:
+    def group(calls: Sequence[Callable[[], object]]) -> list[Outcome]:
+        raise failure
+
+    seen: list[Exception] = []
+    async with Gateway([LaneOptions(name="store.write", group=group)]) as gateway:
+
+        async def caller() -> None:
+            try:
+                await gateway.run(echo_write, 1)
+            except (errors.Unavailable, ValueError) as error:
+                seen.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(caller)
+    assert [str(error) for error in seen] == [str(failure)] * 3
+    if isinstance(failure, errors.WdError):
+        assert len({id(error) for error in seen}) == 3
+
+
+async def test_a_group_that_runs_nothing_is_a_fault_and_no_endless_loop() -> None:
+    async with Gateway([LaneOptions(name="store.write", group=lambda calls: [])]) as gateway:
+        with pytest.raises(RuntimeError, match="ran none"):
+            await gateway.run(echo_write, 1)
+
+
+async def test_with_sqlite_fifty_writes_take_few_commits(tmp_path: Path) -> None:
+    database = SqliteDatabase(tmp_path / "group.db")
+    with database.writing() as connection:
+        connection.execute("CREATE TABLE numbers (value INTEGER)")
+
+    @writes("store")
+    def insert(value: int) -> None:
+        with database.writing() as connection:
+            connection.execute("INSERT INTO numbers VALUES (?)", (value,))
+        if value % 10 == 0:
+            raise errors.Conflict(what="ten")
+
+    conflicts: list[int] = []
+    commits = telemetry.commits_total.labels("sqlite")
+    before = commits._value.get()
+    async with Gateway([LaneOptions(name="store.write", group=database.group)]) as gateway:
+
+        async def caller(value: int) -> None:
+            try:
+                await gateway.run(insert, value)
+            except errors.Conflict:
+                conflicts.append(value)
+
+        async with trio.open_nursery() as nursery:
+            for value in range(50):
+                nursery.start_soon(caller, value)
+    assert commits._value.get() - before <= 5
+    with database.reading() as connection:
+        kept = [value for (value,) in connection.execute("SELECT value FROM numbers ORDER BY value")]
+    assert sorted(conflicts) == [0, 10, 20, 30, 40]
+    assert kept == [value for value in range(50) if value % 10]
+    database.close()
+
+
+async def test_cancelled_before_it_begins_a_call_never_runs() -> None:
+    engine = Engine()
+    async with Gateway([LaneOptions(name="store.write")]) as gateway, trio.open_nursery() as nursery:
+        nursery.start_soon(gateway.run, engine.write, "first")
+        await engine.wait_entered()
+        with trio.CancelScope() as scope:
+            nursery.start_soon(cancel_when_blocked, scope)
+            await gateway.run(engine.write, "second")
+        assert scope.cancelled_caught
+        assert lane_named(gateway, "store.write").waiting == 0
+        engine.gate.set()
+    assert engine.ran == ["first"]
+    assert lane_named(gateway, "store.write").results == {"withdrawn": 1, "ok": 1}
+
+
+async def test_cancelled_in_the_hands_of_a_group_a_call_never_runs() -> None:
+    group = Group()
+    group.gate.clear()
+    ran: list[int] = []
+    append = writes("store")(lambda value: ran.append(value) or value)
+    async with (
+        Gateway([LaneOptions(name="store.write", group=group)]) as gateway,
+        trio.open_nursery() as nursery,
+    ):
+        with trio.CancelScope() as scope:
+            nursery.start_soon(cancel_when_entered, scope, group)
+            await gateway.run(append, 1)
+        assert scope.cancelled_caught
+        group.gate.set()
+        await gateway.run(append, 2)
+    assert ran == [2]
+    assert lane_named(gateway, "store.write").results == {"withdrawn": 1, "ok": 1}
+
+
+async def test_a_write_that_has_begun_is_waited_for_and_its_value_returned() -> None:
+    engine = Engine()
+    outcome: list[object] = []
+    async with Gateway([LaneOptions(name="store.write")]) as gateway, trio.open_nursery() as nursery:
+        with trio.CancelScope() as scope:
+
+            async def cancel_then_let_go() -> None:
+                await engine.wait_entered()
+                scope.cancel()
+                await wait_all_tasks_blocked()
+                engine.gate.set()
+
+            nursery.start_soon(cancel_then_let_go)
+            outcome.append(await gateway.run(engine.write, "kept"))
+            await trio.lowlevel.checkpoint()
+            outcome.append("not reached")
+        assert scope.cancelled_caught
+    assert outcome == ["kept"]
+
+
+async def test_a_read_that_has_begun_is_abandoned() -> None:
+    engine = Engine()
+    async with (
+        Gateway([LaneOptions(name="store.read", abandon=True)]) as gateway,
+        trio.open_nursery() as nursery,
+    ):
+        with trio.CancelScope() as scope:
+
+            async def cancel() -> None:
+                await engine.wait_entered()
+                scope.cancel()
+
+            nursery.start_soon(cancel)
+            await gateway.run(engine.read)
+        assert scope.cancelled_caught
+        engine.gate.set()
+        assert await gateway.run(engine.read, "next") == "next"
+        assert lane_named(gateway, "store.read").results["abandoned"] == 1
+
+
+async def test_a_caller_that_is_cancelled_already_starts_nothing() -> None:
+    ran: list[int] = []
+    async with Gateway([LaneOptions(name="work")]) as gateway:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await gateway.run(ran.append, 1)
+        assert scope.cancelled_caught
+    assert ran == []
+
+
+async def test_a_full_queue_refuses_at_once() -> None:
+    engine = Engine()
+    async with Gateway([LaneOptions(name="store.read", queue=3)]) as gateway, trio.open_nursery() as nursery:
+        nursery.start_soon(gateway.run, engine.read)
+        await engine.wait_entered()
+        for _ in range(3):
+            nursery.start_soon(gateway.run, engine.read)
+        await wait_all_tasks_blocked()
+        with pytest.raises(errors.Unavailable):
+            await gateway.run(engine.read)
+        assert lane_named(gateway, "store.read").waiting == 3
+        engine.gate.set()
+    assert lane_named(gateway, "store.read").results == {"refused": 1, "ok": 4}
+    assert not lane_named(gateway, "store.read").breaker_open
+
+
+async def test_a_call_behind_a_hung_one_is_unavailable_after_its_wait() -> None:
+    engine = Engine()
+    lanes = [LaneOptions(name="store.read", wait_s=SHORT_WAIT_S)]
+    async with Gateway(lanes) as gateway, trio.open_nursery() as nursery:
+        nursery.start_soon(gateway.run, engine.read, "hung")
+        await engine.wait_entered()
+        with pytest.raises(errors.Unavailable, match="waited too long"):
+            await gateway.run(engine.read, "late")
+        assert lane_named(gateway, "store.read").waiting == 0
+        engine.gate.set()
+    assert engine.ran == ["hung"]
+    assert lane_named(gateway, "store.read").results == {"overdue": 1, "ok": 1}
+
+
+async def test_a_call_in_the_hands_of_a_hung_group_is_unavailable_and_never_runs() -> None:
+    group = Group()
+    group.gate.clear()
+    ran: list[int] = []
+    append = writes("store")(lambda value: ran.append(value) or value)
+    async with Gateway([LaneOptions(name="store.write", group=group, wait_s=SHORT_WAIT_S)]) as gateway:
+        with pytest.raises(errors.Unavailable):
+            await gateway.run(append, 1)
+        group.gate.set()
+    assert ran == []
+
+
+async def test_the_breaker_opens_and_a_probe_closes_it() -> None:
+    now = [100.0]
+    lanes = [LaneOptions(name="store.read"), LaneOptions(name="store.write"), LaneOptions(name="state.read")]
+    async with Gateway(lanes, breaker_threshold=3, breaker_retry_s=0.5, clock=lambda: now[0]) as gateway:
+        for _ in range(3):
+            with pytest.raises(errors.Unavailable, match="down"):
+                await gateway.run(raise_read, errors.Unavailable("down"))
+        for call in (echo_read, echo_write):
+            with pytest.raises(errors.Unavailable, match="refused"):
+                await gateway.run(call, 1)
+        assert await gateway.run(reads("state")(lambda: "another engine")) == "another engine"
+        now[0] += 0.5
+        with pytest.raises(errors.Unavailable, match="down"):
+            await gateway.run(raise_read, errors.Unavailable("down"))
+        with pytest.raises(errors.Unavailable, match="refused"):
+            await gateway.run(echo_read, 1)
+        now[0] += 0.5
+        assert await gateway.run(echo_write, 2) == 2
+        assert await gateway.run(echo_read, 3) == 3
+
+
+async def test_answers_that_are_errors_keep_the_breaker_closed() -> None:
+    async with Gateway([LaneOptions(name="store.read")], breaker_threshold=2) as gateway:
+        for _ in range(3):
+            for error in (errors.Unavailable(), errors.NotFound()):
+                with pytest.raises(type(error)):
+                    await gateway.run(raise_read, error)
+        assert await gateway.run(echo_read, 1) == 1
+
+
+async def test_plain_lanes_have_no_breaker() -> None:
+    def unavailable() -> None:
+        raise errors.Unavailable
+
+    async with Gateway([LaneOptions(name="work")], breaker_threshold=1) as gateway:
+        for _ in range(3):
+            with pytest.raises(errors.Unavailable):
+                await gateway.run(unavailable)
+        assert await gateway.run(lambda: 1) == 1
+
+
+async def test_closed_it_refuses_and_its_threads_have_ended() -> None:
+    engine = Engine()
+    engine.gate.set()
+    before = set(threading.enumerate())
+    gateway = Gateway(
+        [LaneOptions(name="store.read", threads=3), LaneOptions(name="store.write", group=Group())]
+    )
+    with pytest.raises(errors.Unavailable):
+        await gateway.run(engine.read)
+    async with gateway:
+        await gateway.run(engine.read)
+    with pytest.raises(errors.Unavailable):
+        await gateway.run(engine.read)
+    started = {thread.name for thread in set(threading.enumerate()) - before}
+    assert not {name for name in started if name.startswith(("store.", "gateway-"))}
+
+
+async def test_a_hung_engine_does_not_hold_the_exit() -> None:
+    engine = Engine()
+    async with Gateway([LaneOptions(name="store.read", abandon=True)], close_s=SHORT_WAIT_S) as gateway:
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(gateway.run, engine.read)
+                await engine.wait_entered()
+                scope.cancel()
+    engine.gate.set()
+
+
+def test_a_thread_that_comes_back_after_the_loop_has_ended_is_harmless() -> None:
+    engine = Engine()
+
+    async def leave_it_hanging() -> None:
+        async with Gateway([LaneOptions(name="late.read", abandon=True)], close_s=SHORT_WAIT_S) as gateway:
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(gateway.run, reads("late")(lambda: engine.read("late")))
+                    await engine.wait_entered()
+                    scope.cancel()
+
+    trio.run(leave_it_hanging)
+    (hung,) = [thread for thread in threading.enumerate() if thread.name == "late.read-0"]
+    engine.gate.set()
+    hung.join()
+    assert engine.ran == ["late"]
+
+
+async def test_neither_arguments_nor_results_outlive_the_call() -> None:
+    class Message:
+        pass
+
+    async with Gateway(
+        [LaneOptions(name="store.read"), LaneOptions(name="store.write", group=Group())]
+    ) as gateway:
+        for call in (echo_read, echo_write):
+            message = Message()
+            alive = weakref.ref(message)
+            await gateway.run(call, message)
+            await gateway.run(call, None)  # the thread has passed on
+            del message
+            gc.collect()
+            assert alive() is None
+
+
+def test_a_group_has_one_thread() -> None:
+    with pytest.raises(ValueError, match="one thread"):
+        Gateway([LaneOptions(name="store.write", threads=2, group=Group())])
+
+
+async def cancel_when_blocked(scope: trio.CancelScope) -> None:
+    await wait_all_tasks_blocked()
+    scope.cancel()
+
+
+async def cancel_when_entered(scope: trio.CancelScope, group: Group) -> None:
+    await trio.to_thread.run_sync(group.entered.wait)
+    scope.cancel()

@@ -1,0 +1,69 @@
+"""Golden transcripts: one file per subject, played against a real session over the real store.
+
+A line is one of
+    C: text      the client sends the text and CRLF          C| text   the text alone
+    S: text      the server's next line; <*> any text, <n> a number
+    SKIP tag     lines up to and with the tagged OK
+    LOGIN user   connect, read the greeting, log in          END       the server has closed
+    DELIVER user [seen]   another process's delivery of a small message, committed and hinted
+C2, S2, SKIP2 and LOGIN2 speak of a second connection. Whatever the server says beyond the file is a failure.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from imap_world import World, open_world
+
+HERE = Path(__file__).parent
+LINE = re.compile(r"(C|S|SKIP|LOGIN)(2?)([:|]?) ?(.*)$")
+
+
+def transcripts() -> list[str]:
+    return sorted(path.stem for path in (HERE / "imap").glob("*.txt"))
+
+
+def pattern(line: str) -> re.Pattern[str]:
+    return re.compile(re.escape(line).replace(re.escape("<*>"), ".*").replace(re.escape("<n>"), r"\d+"))
+
+
+async def play(world: World, text: str) -> None:
+    for number, line in enumerate(text.splitlines(), 1):
+        where = f"line {number}: {line}"
+        if not line or line.startswith("#"):
+            continue
+        if line == "END":
+            assert await world.client(1).read_line() == "", where
+        elif line.startswith("DELIVER "):
+            await world.deliver(*line.split()[1:])
+        else:
+            await one_line(world, line, where)
+    for client in world.clients:
+        assert client.buffered() == b"", "the server said more than the transcript"
+
+
+async def one_line(world: World, line: str, where: str) -> None:
+    matched = LINE.fullmatch(line)
+    assert matched, where
+    what, which, mark, rest = matched.groups()
+    client = world.client(int(which or 1))
+    if what == "C":
+        await client.send(rest.encode() + (b"" if mark == "|" else b"\r\n"))
+    elif what == "S":
+        heard = await client.read_line()
+        assert pattern(rest).fullmatch(heard), f"{where}\nheard: {heard}"
+    elif what == "SKIP":
+        while not (heard := await client.read_line()).startswith(rest + " "):
+            assert heard, where
+        assert heard.startswith(f"{rest} OK"), where
+    else:
+        await client.log_in(rest)
+
+
+@pytest.mark.parametrize("engine", ["sqlite"])
+@pytest.mark.parametrize("name", transcripts())
+async def test_transcript(name: str, engine: str, tmp_path: Path) -> None:
+    async with open_world(engine, tmp_path) as world:
+        await play(world, (HERE / "imap" / f"{name}.txt").read_text())

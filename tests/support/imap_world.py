@@ -1,0 +1,164 @@
+"""A world for IMAP tests: the real services over a real engine, sessions on socket pairs, clients that read lines.
+
+Everything runs in one trio loop, so what one session commits is hinted to the others before its reply.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from ipaddress import ip_network
+from pathlib import Path
+
+import trio
+
+from wd_trio.adapters.sqlite.bus import LocalBus
+from wd_trio.config import Auth, Config, Store
+from wd_trio.errors import NotFound
+from wd_trio.mail.content import prepare
+from wd_trio.mail.model import SEEN, Changes, NewMessage
+from wd_trio.ops.boot import Services, open_services
+from wd_trio.ports.bus import Hint
+from wd_trio.secret import Secret
+from wd_trio.servers.driver import DriverOptions, Peer
+from wd_trio.servers.imap.options import ImapOptions, ImapServices
+from wd_trio.servers.imap.session import serve_imap
+from wd_trio.servers.listener import ConnectionHost
+
+SMALL = b"From: a@example.org\r\nSubject: small\r\n\r\nHello\r\n"
+
+
+class Client:
+    """The other end of one IMAP session."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+        self._buffer = b""
+
+    async def send(self, data: bytes) -> None:
+        await self._stream.send_all(data)
+
+    async def read_line(self) -> str:
+        """The next line without its end, "" when the server has closed."""
+        while b"\r\n" not in self._buffer:
+            data = await self._stream.receive_some()
+            if not data:
+                assert not self._buffer, "the server closed within a line"
+                return ""
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\r\n")
+        return line.decode("utf-8", "surrogateescape")
+
+    async def read_exactly(self, count: int) -> bytes:
+        while len(self._buffer) < count:
+            data = await self._stream.receive_some()
+            assert data, "the server closed within a literal"
+            self._buffer += data
+        taken, self._buffer = self._buffer[:count], self._buffer[count:]
+        return taken
+
+    async def command(self, tag: str, text: str) -> list[str]:
+        """Send a command and return its lines up to and with the tagged one."""
+        await self.send(f"{tag} {text}\r\n".encode())
+        lines = [await self.read_line()]
+        while not lines[-1].startswith(f"{tag} "):
+            assert lines[-1], f"the server closed: {lines}"
+            lines.append(await self.read_line())
+        return lines
+
+    async def log_in(self, user: str) -> None:
+        await self.read_line()
+        lines = await self.command("login", f'LOGIN {user} "secret of {user}"')
+        assert lines[-1].startswith("login OK"), lines
+
+    def buffered(self) -> bytes:
+        return self._buffer
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+class World:
+    """Users alice and bob, and as many connections as asked for."""
+
+    def __init__(self, services: Services, host: ConnectionHost) -> None:
+        self.services = services
+        self.host = host
+        self.clients: list[Client] = []
+
+    def client(self, number: int) -> Client:
+        """Connection `number`, counted from 1; made when it is first asked for."""
+        while len(self.clients) < number:
+            self.connect()
+        return self.clients[number - 1]
+
+    def connect(self, ip: str = "127.0.0.1") -> Client:
+        ours, theirs = socket.socketpair()
+        self.host.adopt(theirs, Peer(f"c{len(self.clients) + 1}", "imap", ip, 1))
+        self.clients.append(Client(ours))
+        return self.clients[-1]
+
+    async def deliver(self, user: str, *words: str, raw: bytes = SMALL, path: str = "INBOX") -> int:
+        """Add a message as a delivery elsewhere would, hint included; its uid."""
+        owner = await self.services.users.by_username(user)
+        message = NewMessage(prepare(raw).content(), int(time.time()), SEEN if "seen" in words else 0)
+        appended = await self.services.gateway.run(
+            self.services.store.append, owner.id, path, [message], create=True
+        )
+        changes = Changes(
+            appended.previous_modseq, appended.modseq, appended.uids[-1] + 1, tuple(appended.rows), ()
+        )
+        self.services.hub.publish(
+            Hint(
+                "mailbox", owner.id, appended.mailbox_id, appended.previous_modseq, appended.modseq, changes
+            )
+        )
+        return appended.uids[0]
+
+
+def world_config(engine: str, folder: Path) -> Config:
+    assert engine == "sqlite"
+    return Config(
+        store=Store(url=f"sqlite:{folder / 'mail.db'}"),
+        auth=Auth(argon2_time_cost=1, argon2_memory_kib=8, failure_delay_s=0.0),
+    )
+
+
+@asynccontextmanager
+async def open_world(
+    engine: str, folder: Path, *, options: ImapOptions | None = None, flush_s: float = 60.0
+) -> AsyncIterator[World]:
+    config = world_config(engine, folder)
+    async with open_services(config, bus=LocalBus(), server="test", worker="1") as services:
+        for user in ("alice", "bob"):
+            try:
+                await services.users.by_username(user)
+            except NotFound:
+                await services.users.create(user, Secret(f"secret of {user}"), address=f"{user}@example.org")
+        made = ImapServices(
+            auth=services.auth,
+            sessions=services.sessions,
+            mailboxes=services.mailboxes,
+            messages=services.messages,
+            hub=services.hub,
+            gateway=services.gateway,
+        )
+        chosen = options or ImapOptions(
+            hostname="mail.test", version="test", trusted_networks=(ip_network("127.0.0.0/8"),)
+        )
+        async with trio.open_nursery() as nursery:
+            host = ConnectionHost(
+                "imap",
+                lambda connection: serve_imap(connection, made, chosen),
+                nursery=nursery,
+                options=DriverOptions(flush_s=flush_s),
+            )
+            world = World(services, host)
+            try:
+                yield world
+            finally:
+                for client in world.clients:
+                    await client.aclose()
+                nursery.cancel_scope.cancel()

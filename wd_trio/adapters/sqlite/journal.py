@@ -1,0 +1,115 @@
+"""Expunges, and what happened since. All functions run inside a transaction of the caller's.
+
+Every expunge leaves its uids, as ranges, in the journal at its modseq. Trimming the journal raises the mailbox's
+floor to the highest modseq trimmed: who knows less than that can no longer be told all, and gets Outdated.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from itertools import groupby
+
+from wd_trio import errors
+from wd_trio.adapters.sqlite import contents, usage
+from wd_trio.adapters.sqlite.mailboxes import MailboxState
+from wd_trio.adapters.sqlite.rows import pick_deleted
+from wd_trio.mail.model import SEEN, Changes, Expunged, FlagRow, Vanished
+from wd_trio.mail.numset import EMPTY, MAX_UID, UidSet
+
+_EVERY_UID = UidSet([(1, MAX_UID)])
+
+
+def expunge(connection: sqlite3.Connection, mailbox: MailboxState, uids: UidSet | None, now: int) -> Expunged:
+    """Remove what is marked \\Deleted, among `uids` where given."""
+    picked = pick_deleted(mailbox.number, _EVERY_UID if uids is None else uids)
+    found = connection.execute(
+        f"SELECT m.uid, m.flags, m.size, m.content FROM {picked.source} WHERE {picked.condition}",
+        picked.parameters,
+    ).fetchall()
+    if not found:
+        return Expunged(mailbox.modseq, mailbox.modseq, EMPTY)
+    gone = UidSet.of(uid for uid, *_ in found)
+    modseq, size = mailbox.modseq + 1, sum(row[2] for row in found)
+    connection.executemany(
+        "DELETE FROM messages WHERE mailbox = ? AND uid = ?", ((mailbox.number, row[0]) for row in found)
+    )
+    connection.executemany(
+        "INSERT INTO vanished VALUES (?, ?, ?, ?, ?)",
+        ((mailbox.number, modseq, first, last, now) for first, last in gone.ranges()),
+    )
+    connection.execute(
+        "UPDATE mailboxes SET modseq = ?, messages = messages - ?, unseen = unseen - ?, deleted = deleted - ?,"
+        " size_bytes = size_bytes - ? WHERE mailbox = ?",
+        (modseq, len(gone), sum(not row[1] & SEEN for row in found), len(gone), size, mailbox.number),
+    )
+    usage.add(connection, mailbox.user_id, -size, -len(gone))
+    contents.drop_unused(connection, (row[3] for row in found), now)
+    return Expunged(mailbox.modseq, modseq, gone)
+
+
+def changes_since(connection: sqlite3.Connection, mailbox: MailboxState, since: int, limit: int) -> Changes:
+    """What happened after `since`, cut between two modseqs where there is more than `limit`.
+
+    In a page that was cut, `uid_next` is 1: messages that came in its span and changed after it are on a later
+    page, so no new message may be told before the last page has been absorbed.
+    """
+    _require_reach(connection, mailbox, since)
+    upto = _cut(connection, mailbox, since, limit)
+    span = (mailbox.number, since, upto)
+    rows = connection.execute(
+        "SELECT uid, modseq, flags, keywords FROM messages"
+        " WHERE mailbox = ? AND modseq > ? AND modseq <= ? ORDER BY uid",
+        span,
+    )
+    changed = tuple(FlagRow(*row) for row in rows)
+    ranges = connection.execute(
+        "SELECT modseq, first, last FROM vanished WHERE mailbox = ? AND modseq > ? AND modseq <= ?"
+        " ORDER BY modseq, first",
+        span,
+    )
+    vanished = tuple(
+        Vanished(modseq, UidSet((first, last) for _, first, last in group))
+        for modseq, group in groupby(ranges, key=lambda row: row[0])
+    )
+    more = upto < mailbox.modseq
+    return Changes(since, upto, 1 if more else mailbox.uid_next, changed, vanished, more)
+
+
+def _require_reach(connection: sqlite3.Connection, mailbox: MailboxState, since: int) -> None:
+    (floor,) = connection.execute(
+        "SELECT journal_floor FROM mailboxes WHERE mailbox = ?", (mailbox.number,)
+    ).fetchone()
+    if since < floor:
+        raise errors.Outdated(f"the journal begins after modseq {floor}", what="mailbox")
+    if since > mailbox.modseq:
+        raise errors.Outdated(f"modseq {since} is of another history", what="mailbox")
+
+
+def _cut(connection: sqlite3.Connection, mailbox: MailboxState, since: int, limit: int) -> int:
+    """The modseq through which a page reaches: whole transactions, at least one, `limit` entries if possible."""
+    after = {"mailbox": mailbox.number, "since": since, "limit": max(limit, 1)}
+    entries = (
+        "SELECT modseq FROM messages WHERE mailbox = :mailbox AND modseq > :since "
+        "UNION ALL SELECT modseq FROM vanished WHERE mailbox = :mailbox AND modseq > :since"
+    )
+    beyond = connection.execute(f"{entries} ORDER BY 1 LIMIT 1 OFFSET :limit", after).fetchone()
+    if beyond is None:
+        return mailbox.modseq
+    (whole,) = connection.execute(
+        f"SELECT max(modseq) FROM ({entries}) WHERE modseq < :beyond", after | {"beyond": beyond[0]}
+    ).fetchone()
+    cut: int = beyond[0] if whole is None else whole
+    return cut
+
+
+def trim(connection: sqlite3.Connection, before: int, limit: int) -> int:
+    """Forget expunges of a time before `before`, in at most `limit` mailboxes; how many mailboxes were trimmed."""
+    old = connection.execute(
+        "SELECT mailbox, max(modseq) FROM vanished WHERE vanished_at < ? GROUP BY mailbox LIMIT ?",
+        (before, limit),
+    ).fetchall()
+    connection.executemany("DELETE FROM vanished WHERE mailbox = ? AND modseq <= ?", old)
+    connection.executemany(
+        "UPDATE mailboxes SET journal_floor = max(journal_floor, ?2) WHERE mailbox = ?1", old
+    )
+    return len(old)

@@ -1,0 +1,151 @@
+"""Mailboxes: making, finding, listing, opening. All functions run inside a transaction of the caller's.
+
+UIDVALIDITY is the time in seconds, but always above every one given before by this store, so that a mailbox
+deleted and made again under the same path, within a second or after a clock was set back, never repeats one
+(RFC 3501 §2.3.1.1). Modseqs start at 1, which an empty mailbox stands at (RFC 7162 §3.1.2.1: never 0).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+from wd_trio import errors
+from wd_trio.mail.model import DEFAULT_MAILBOXES, SEEN, Mailbox, MailboxSpec, Opened
+from wd_trio.mail.numset import EMPTY, UidSet
+from wd_trio.ports.ids import new_id
+
+INBOX: Final = "INBOX"
+_FIELDS: Final = (
+    "id, user_id, path, uid_validity, uid_next, modseq, special_use, subscribed,"
+    " messages, unseen, deleted, size_bytes"
+)
+
+
+class MailboxState(NamedTuple):
+    """What a change of a mailbox starts from; `number` is its internal one."""
+
+    number: int
+    id: str
+    user_id: str
+    uid_validity: int
+    uid_next: int
+    modseq: int
+    keywords: str
+
+
+_STATE: Final = "SELECT mailbox, id, user_id, uid_validity, uid_next, modseq, keywords FROM mailboxes"
+
+
+def canonical_path(path: str) -> str:
+    """INBOX in capitals however it is written (RFC 3501 §5.1); other names as they are."""
+    return INBOX if path.isascii() and path.upper() == INBOX else path
+
+
+def list_of(connection: sqlite3.Connection, user_id: str) -> list[Mailbox]:
+    rows = connection.execute(
+        f"SELECT {_FIELDS} FROM mailboxes WHERE user_id = ? ORDER BY path <> 'INBOX', path", (user_id,)
+    )
+    return [_mailbox(row) for row in rows]
+
+
+def get(connection: sqlite3.Connection, mailbox_id: str) -> Mailbox:
+    row = connection.execute(f"SELECT {_FIELDS} FROM mailboxes WHERE id = ?", (mailbox_id,)).fetchone()
+    if row is None:
+        raise errors.NotFound(f"no mailbox {mailbox_id}", what="mailbox")
+    return _mailbox(row)
+
+
+def find(connection: sqlite3.Connection, user_id: str, path: str) -> Mailbox:
+    row = connection.execute(
+        f"SELECT {_FIELDS} FROM mailboxes WHERE user_id = ? AND path = ?", (user_id, canonical_path(path))
+    ).fetchone()
+    if row is None:
+        raise errors.NotFound(f"user {user_id} has no such mailbox", what="mailbox")
+    return _mailbox(row)
+
+
+def state_by_id(connection: sqlite3.Connection, mailbox_id: str) -> MailboxState:
+    row = connection.execute(f"{_STATE} WHERE id = ?", (mailbox_id,)).fetchone()
+    if row is None:
+        raise errors.NotFound(f"no mailbox {mailbox_id}", what="mailbox")
+    return MailboxState(*row)
+
+
+def state_by_path(connection: sqlite3.Connection, user_id: str, path: str) -> MailboxState:
+    row = connection.execute(
+        f"{_STATE} WHERE user_id = ? AND path = ?", (user_id, canonical_path(path))
+    ).fetchone()
+    if row is None:
+        raise errors.NotFound(f"user {user_id} has no such mailbox", what="mailbox")
+    return MailboxState(*row)
+
+
+def ensure(connection: sqlite3.Connection, user_id: str, specs: Sequence[MailboxSpec], now: int) -> None:
+    """Make those of `specs` that are missing, and INBOX if the user has none."""
+    here = {
+        path for (path,) in connection.execute("SELECT path FROM mailboxes WHERE user_id = ?", (user_id,))
+    }
+    for spec in (*specs, MailboxSpec(INBOX)):
+        path = canonical_path(spec.path)
+        if path not in here:
+            here.add(path)
+            _make(connection, user_id, path, spec, now)
+
+
+def ensure_path(connection: sqlite3.Connection, user_id: str, path: str, now: int) -> None:
+    """Make the mailbox a delivery goes to, together with the default ones, if it is missing."""
+    path = canonical_path(path)
+    here = connection.execute("SELECT 1 FROM mailboxes WHERE user_id = ? AND path = ?", (user_id, path))
+    if here.fetchone() is None:
+        ensure(connection, user_id, (*DEFAULT_MAILBOXES, MailboxSpec(path)), now)
+
+
+def _make(connection: sqlite3.Connection, user_id: str, path: str, spec: MailboxSpec, now: int) -> None:
+    connection.execute(
+        "INSERT INTO mailboxes (id, user_id, path, uid_validity, special_use, subscribed) VALUES (?, ?, ?, ?, ?, ?)",
+        (new_id(), user_id, path, next_uid_validity(connection, now), spec.special_use, spec.subscribed),
+    )
+
+
+def next_uid_validity(connection: sqlite3.Connection, now: int) -> int:
+    """A UIDVALIDITY above all given before."""
+    connection.execute("UPDATE counters SET value = max(value + 1, ?) WHERE name = 'uid_validity'", (now,))
+    value: int = connection.execute("SELECT value FROM counters WHERE name = 'uid_validity'").fetchone()[0]
+    return value
+
+
+def open_(connection: sqlite3.Connection, user_id: str, path: str, known_modseq: int) -> Opened:
+    """What SELECT tells. `known_modseq` spares the walk over the uids of a mailbox that has not changed."""
+    mailbox = find(connection, user_id, path)
+    number, keywords = connection.execute(
+        "SELECT mailbox, keywords FROM mailboxes WHERE id = ?", (mailbox.id,)
+    ).fetchone()
+    unseen = 0
+    if mailbox.unseen:
+        unseen = connection.execute(
+            "SELECT coalesce(min(uid), 0) FROM messages INDEXED BY messages_unseen"
+            f" WHERE mailbox = ? AND (flags & {SEEN}) = 0",
+            (number,),
+        ).fetchone()[0]
+    uids = None if known_modseq == mailbox.highest_modseq else _uids(connection, number, mailbox)
+    return Opened(mailbox, uids, unseen, keywords)
+
+
+def _uids(connection: sqlite3.Connection, number: int, mailbox: Mailbox) -> UidSet:
+    if not mailbox.messages:
+        return EMPTY
+    first, last = connection.execute(
+        "SELECT (SELECT min(uid) FROM messages WHERE mailbox = :m),"
+        " (SELECT max(uid) FROM messages WHERE mailbox = :m)",
+        {"m": number},
+    ).fetchone()
+    if last - first + 1 == mailbox.messages:
+        return UidSet([(first, last)])  # nobody deleted in between: no need to walk
+    rows = connection.execute("SELECT uid FROM messages WHERE mailbox = ? ORDER BY uid", (number,))
+    return UidSet.of(uid for (uid,) in rows)
+
+
+def _mailbox(row: tuple[Any, ...]) -> Mailbox:
+    return Mailbox(*(*row[:7], bool(row[7]), *row[8:]))

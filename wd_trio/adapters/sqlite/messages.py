@@ -1,0 +1,175 @@
+"""Messages: append and fetch. All functions run inside a transaction of the caller's."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any, Final
+
+from wd_trio import errors
+from wd_trio.adapters.sqlite import blobs as blobs_
+from wd_trio.adapters.sqlite import contents, usage
+from wd_trio.adapters.sqlite.mailboxes import MailboxState
+from wd_trio.adapters.sqlite.rows import pick
+from wd_trio.mail.model import (
+    DELETED,
+    SEEN,
+    Appended,
+    Columns,
+    FlagRow,
+    MessageRow,
+    NewMessage,
+    join_keywords,
+)
+from wd_trio.mail.numset import MAX_UID, UidSet
+
+# -- append
+
+
+def append(
+    connection: sqlite3.Connection,
+    mailbox: MailboxState,
+    messages: Sequence[NewMessage],
+    quota_bytes: int | None,
+    now: int,
+) -> Appended:
+    """Add messages at one new modseq; their blobs are in the store already."""
+    size = sum(message.content.size for message in messages)
+    usage.require_room(connection, mailbox.user_id, size, quota_bytes)
+    if mailbox.uid_next + len(messages) - 1 > MAX_UID:
+        raise errors.OverQuota("the mailbox has given its last uid", what="uid")
+    modseq = mailbox.modseq + 1 if messages else mailbox.modseq
+    rows: list[FlagRow] = []
+    records: list[tuple[Any, ...]] = []
+    for uid, message in enumerate(messages, mailbox.uid_next):
+        number = contents.add(connection, message.content)
+        keywords = join_keywords(message.keywords.split()) if message.keywords else ""
+        rows.append(FlagRow(uid, modseq, message.flags, keywords))
+        records.append(
+            (
+                mailbox.number,
+                uid,
+                modseq,
+                message.flags,
+                keywords,
+                message.internal_date,
+                now,
+                message.content.size,
+                number,
+            )
+        )
+    connection.executemany("INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", records)
+    _count_in(connection, mailbox, modseq, rows, size)
+    return Appended(
+        mailbox_id=mailbox.id,
+        user_id=mailbox.user_id,
+        uid_validity=mailbox.uid_validity,
+        uids=tuple(row.uid for row in rows),
+        previous_modseq=mailbox.modseq,
+        modseq=modseq,
+        rows=tuple(rows),
+    )
+
+
+def _count_in(
+    connection: sqlite3.Connection, mailbox: MailboxState, modseq: int, rows: Sequence[FlagRow], size: int
+) -> None:
+    connection.execute(
+        "UPDATE mailboxes SET uid_next = uid_next + :count, modseq = :modseq, messages = messages + :count,"
+        " unseen = unseen + :unseen, deleted = deleted + :deleted, size_bytes = size_bytes + :size,"
+        " keywords = :keywords WHERE mailbox = :mailbox",
+        {
+            "mailbox": mailbox.number,
+            "count": len(rows),
+            "modseq": modseq,
+            "unseen": sum(not row.flags & SEEN for row in rows),
+            "deleted": sum(bool(row.flags & DELETED) for row in rows),
+            "size": size,
+            "keywords": with_keywords(mailbox.keywords, {row.keywords for row in rows}),
+        },
+    )
+    usage.add(connection, mailbox.user_id, size, len(rows))
+
+
+def with_keywords(in_use: str, texts: set[str]) -> str:
+    """The keywords in use in a mailbox, those of some messages' texts added."""
+    words = [word for text in sorted(texts) for word in text.split()]
+    return join_keywords([*in_use.split(), *words]) if words else in_use
+
+
+# -- fetch
+
+_BASE: Final = "m.uid, m.modseq, m.flags, m.keywords, m.internal_date, m.size"
+_BASE_FIELDS: Final = 6
+_COLUMN_FIELDS: Final = {
+    Columns.ENVELOPE: ("c.envelope", "c.envelope_utf8"),
+    Columns.STRUCTURE: ("c.bodystructure", "c.bodystructure_utf8", "c.body"),
+    Columns.PARTS: ("c.parts",),
+    Columns.IDS: ("c.id AS email_id", "c.thread_id", "m.saved_date"),
+    Columns.PREVIEW: ("c.preview",),
+    Columns.HEADER: ("t.header",),
+    Columns.ROPE: ("t.rope",),
+}
+_OF_CONTENTS: Final = Columns.ENVELOPE | Columns.STRUCTURE | Columns.PARTS | Columns.IDS | Columns.PREVIEW
+_OF_TEXTS: Final = Columns.HEADER | Columns.ROPE
+
+
+@cache
+def _selection(columns: Columns) -> tuple[str, str, tuple[str, ...]]:
+    """What to select beyond _BASE, what to join, and the names of the fields selected."""
+    fields = [text for bit, texts in _COLUMN_FIELDS.items() if columns & bit for text in texts]
+    joins = " JOIN contents c ON c.content = m.content" if columns & _OF_CONTENTS else ""
+    joins += " JOIN texts t ON t.content = m.content" if columns & _OF_TEXTS else ""
+    names = tuple(text.split()[-1].split(".")[-1] for text in fields)
+    return "".join(f", {text}" for text in fields), joins, names
+
+
+def fetch(
+    connection: sqlite3.Connection,
+    number: int,
+    uids: UidSet,
+    columns: Columns,
+    *,
+    limit: int,
+    budget_bytes: int,
+) -> list[MessageRow]:
+    """A page of the mailbox with that internal number: at most `limit` rows, and beyond the first no row that
+    would bring the bytes of all asked-for columns and preloaded blobs above `budget_bytes`."""
+    picked = pick(number, uids)
+    extra, joins, names = _selection(columns)
+    cursor = connection.execute(
+        f"SELECT {_BASE}{extra}, m.content FROM {picked.source}{joins} WHERE {picked.condition} LIMIT :limit",
+        picked.parameters | {"limit": limit},
+    )
+    if not names:
+        return [MessageRow(*record[:_BASE_FIELDS]) for record in cursor]
+    page: list[MessageRow] = []
+    left = budget_bytes
+    for row, content, size in _rows(cursor, names):
+        if page and size > left:
+            break
+        left -= size
+        if columns & Columns.ROPE:
+            left -= _preload(connection, row, content, left)
+        page.append(row)
+    cursor.close()
+    return page
+
+
+def _rows(cursor: sqlite3.Cursor, names: tuple[str, ...]) -> Iterator[tuple[MessageRow, int, int]]:
+    """Each row with its content's number and how many bytes its columns hold."""
+    for record in cursor:
+        values = record[_BASE_FIELDS:-1]
+        size = sum(len(value) for value in values if isinstance(value, (bytes, str)))
+        yield MessageRow(*record[:_BASE_FIELDS], **dict(zip(names, values, strict=True))), record[-1], size
+
+
+def _preload(connection: sqlite3.Connection, row: MessageRow, content: int, room: int) -> int:
+    """Add whole blobs that fit `room` bytes to the row; how many bytes they are."""
+    used = 0
+    for digest, size, blob in blobs_.of_content(connection, content):
+        if used + size <= room:
+            row.blobs[digest] = blobs_.read_span(connection, blob, 0, size)
+            used += size
+    return used

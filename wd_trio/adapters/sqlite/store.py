@@ -1,0 +1,182 @@
+"""SqliteStore: the mail store and the blobs over one database, each method one transaction.
+
+What the methods do is in mailboxes.py, messages.py, flags.py, journal.py, usage.py and blobs.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from wd_trio.adapters.sqlite import blobs as blobs_
+from wd_trio.adapters.sqlite import flags, journal, mailboxes, usage
+from wd_trio.adapters.sqlite import messages as messages_
+from wd_trio.adapters.sqlite.database import SqliteDatabase
+from wd_trio.mail.model import (
+    Appended,
+    BlobData,
+    Changes,
+    Columns,
+    Expunged,
+    FlagChange,
+    FlagsStored,
+    Mailbox,
+    MailboxSpec,
+    MessageRow,
+    NewMessage,
+    Opened,
+    Usage,
+)
+from wd_trio.mail.numset import UidSet
+from wd_trio.ports.gateway import reads, writes
+
+
+class SqliteStore:
+    """ports.mail.MailStore and ports.blobs.Blobs; see there for what each method promises."""
+
+    def __init__(self, database: SqliteDatabase) -> None:
+        self._database = database
+
+    # -- mailboxes
+
+    @writes("store")
+    def ensure_mailboxes(self, user_id: str, specs: Sequence[MailboxSpec]) -> list[Mailbox]:
+        with self._database.writing() as connection:
+            mailboxes.ensure(connection, user_id, specs, self._database.now())
+            return mailboxes.list_of(connection, user_id)
+
+    @reads("store")
+    def list_mailboxes(self, user_id: str) -> list[Mailbox]:
+        with self._database.reading() as connection:
+            return mailboxes.list_of(connection, user_id)
+
+    @reads("store")
+    def get_mailbox(self, mailbox_id: str) -> Mailbox:
+        with self._database.reading() as connection:
+            return mailboxes.get(connection, mailbox_id)
+
+    @reads("store")
+    def find_mailbox(self, user_id: str, path: str) -> Mailbox:
+        with self._database.reading() as connection:
+            return mailboxes.find(connection, user_id, path)
+
+    @reads("store")
+    def open_mailbox(self, user_id: str, path: str, *, known_modseq: int = -1) -> Opened:
+        with self._database.reading() as connection:
+            return mailboxes.open_(connection, user_id, path, known_modseq)
+
+    # -- messages
+
+    @writes("store")
+    def append(
+        self,
+        user_id: str,
+        path: str,
+        messages: Sequence[NewMessage],
+        *,
+        blobs: Sequence[BlobData] = (),
+        quota_bytes: int | None = None,
+        create: bool = False,
+    ) -> Appended:
+        now = self._database.now()
+        with self._database.writing() as connection:
+            if create:
+                mailboxes.ensure_path(connection, user_id, path, now)
+            mailbox = mailboxes.state_by_path(connection, user_id, path)
+            blobs_.put(connection, blobs, now)
+            return messages_.append(connection, mailbox, messages, quota_bytes, now)
+
+    @reads("store")
+    def fetch(
+        self,
+        mailbox_id: str,
+        uids: UidSet,
+        columns: Columns,
+        *,
+        limit: int = 256,
+        budget_bytes: int = 1 << 20,
+    ) -> list[MessageRow]:
+        with self._database.reading() as connection:
+            mailbox = mailboxes.state_by_id(connection, mailbox_id)
+            return messages_.fetch(
+                connection, mailbox.number, uids, columns, limit=limit, budget_bytes=budget_bytes
+            )
+
+    @writes("store")
+    def store_flags(
+        self, mailbox_id: str, uids: UidSet, change: FlagChange, *, unchanged_since: int | None = None
+    ) -> FlagsStored:
+        with self._database.writing() as connection:
+            mailbox = mailboxes.state_by_id(connection, mailbox_id)
+            return flags.store(connection, mailbox, uids, change, unchanged_since)
+
+    @writes("store")
+    def expunge(self, mailbox_id: str, uids: UidSet | None = None) -> Expunged:
+        with self._database.writing() as connection:
+            mailbox = mailboxes.state_by_id(connection, mailbox_id)
+            return journal.expunge(connection, mailbox, uids, self._database.now())
+
+    @reads("store")
+    def changes_since(self, mailbox_id: str, modseq: int, *, limit: int = 1000) -> Changes:
+        with self._database.reading() as connection:
+            mailbox = mailboxes.state_by_id(connection, mailbox_id)
+            return journal.changes_since(connection, mailbox, modseq, limit)
+
+    @writes("store")
+    def trim_journal(self, *, older_than_s: int, limit: int = 1000) -> int:
+        """Forget expunges older than that, in at most `limit` mailboxes a call; how many mailboxes were trimmed.
+        Sessions that know less than what was forgotten get Outdated from then on."""
+        with self._database.writing() as connection:
+            return journal.trim(connection, self._database.now() - older_than_s, limit)
+
+    # -- users
+
+    @reads("store")
+    def usage(self, user_id: str) -> Usage:
+        with self._database.reading() as connection:
+            return usage.get(connection, user_id)
+
+    @writes("store")
+    def recount(self, user_id: str) -> Usage:
+        with self._database.writing() as connection:
+            return usage.recount(connection, user_id)
+
+    @writes("store")
+    def delete_user_mail(self, user_id: str) -> int:
+        with self._database.writing() as connection:
+            return usage.delete_mail(connection, user_id, self._database.now())
+
+    @reads("store")
+    def ping(self) -> None:
+        with self._database.reading() as connection:
+            connection.execute("SELECT value FROM counters").fetchone()
+
+    # -- blobs
+
+    @writes("store")
+    def put_blobs(self, blobs: Sequence[BlobData]) -> None:
+        with self._database.writing() as connection:
+            blobs_.put(connection, blobs, self._database.now())
+
+    @writes("store")
+    def put_blob_chunks(
+        self, digest: bytes, size: int, first_chunk: int, chunks: Sequence[tuple[bool, bytes]]
+    ) -> None:
+        with self._database.writing() as connection:
+            blobs_.put_chunks(
+                connection, digest, size, chunks, first_chunk=first_chunk, now=self._database.now()
+            )
+
+    @writes("store")
+    def has_blobs(self, digests: Sequence[bytes]) -> set[bytes]:
+        with self._database.writing() as connection:
+            return blobs_.has(connection, digests, self._database.now())
+
+    @reads("store")
+    def read_blob(self, digest: bytes, start: int, stop: int) -> bytes:
+        with self._database.reading() as connection:
+            return blobs_.read(connection, digest, start, stop)
+
+    @writes("store")
+    def collect_blobs(self, *, unused_for_s: int, limit: int) -> int:
+        with self._database.writing() as connection:
+            return blobs_.collect(connection, unused_for_s, limit, self._database.now())

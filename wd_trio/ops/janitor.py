@@ -1,0 +1,61 @@
+"""The janitor: upkeep that one process does for all.
+
+Whoever holds the leader's lock checkpoints the database every few seconds, and every hour removes blobs that nothing
+refers to and journal entries that nobody needs. Each worker keeps trying to lead, so that the next one takes over
+when the leader dies. Upkeep runs in a lane of its own: a slow checkpoint holds up nothing else. An engine in trouble is
+logged and tried again; nothing here is urgent.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import structlog
+import trio
+
+from wd_trio.errors import WdError
+from wd_trio.ops.boot import Services
+
+log = structlog.get_logger()
+
+CHECKPOINT_S: Final = 5.0
+COLLECT_S: Final = 3600.0
+FIRST_COLLECT_S: Final = 60.0
+BLOB_GRACE_S: Final = 24 * 3600
+BLOBS_A_STEP: Final = 100
+JOURNAL_KEPT_S: Final = 30 * 24 * 3600
+MAILBOXES_A_STEP: Final = 100
+STEP_PAUSE_S: Final = 0.05
+
+
+class Janitor:
+    """Runs in every worker; works in the one that leads."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def run(self) -> None:
+        """Try to lead, and do what is due, for ever."""
+        collect_at = trio.current_time() + FIRST_COLLECT_S
+        while True:
+            await trio.sleep(CHECKPOINT_S)
+            try:
+                if not await self._services.upkeep.lead_and_checkpoint():
+                    continue
+                if trio.current_time() >= collect_at:
+                    collect_at = trio.current_time() + COLLECT_S
+                    await self.collect()
+            except WdError as error:
+                log.warning("upkeep failed", error=str(error), what=error.what)
+
+    async def collect(self) -> None:
+        """Remove what is unreferenced or outdated, in small steps that let others write in between."""
+        upkeep = self._services.upkeep
+        removed = trimmed = 0
+        while step := await upkeep.collect_blobs(unused_for_s=BLOB_GRACE_S, limit=BLOBS_A_STEP):
+            removed += step
+            await trio.sleep(STEP_PAUSE_S)
+        while step := await upkeep.trim_journal(older_than_s=JOURNAL_KEPT_S, limit=MAILBOXES_A_STEP):
+            trimmed += step
+            await trio.sleep(STEP_PAUSE_S)
+        log.info("collected", blobs=removed, journals=trimmed)

@@ -1,0 +1,303 @@
+"""A worker: the process that serves. Run by the supervisor as `python -m wd_trio.ops.worker`.
+
+Its arguments are the numbers of inherited descriptors: the control channel, the bus, then the API's listeners; all it
+is to know comes by the first control message. The tree:
+
+    outer nursery         hypercorn, which may be stuck in a send that nothing can cancel
+    └ services            opened before anything is served, closed before hypercorn is given up
+      └ tree              control, signals, bus, change pump, janitor
+        └ hosts           one nursery per protocol, one task per connection
+
+What fails in the tree unexpectedly ends the process with status 1, and the supervisor starts another. Leaving, when
+the supervisor says so or is gone or on SIGTERM: sessions drain within their deadline, then the API ends, then the
+services close; a thread's timer ends the process after HARD_EXIT_S whatever hangs. On the server's way out the API
+serves to the end of the drain, so that /health can say `draining`; a worker that is replaced ends it at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from itertools import count
+from typing import Final
+
+import msgspec
+import structlog
+import trio
+
+from wd_trio import telemetry
+from wd_trio.adapters.sqlite.bus import HubBus
+from wd_trio.api.app import create_app
+from wd_trio.errors import Invalid, Unavailable, WdError
+from wd_trio.ops import log as logging
+from wd_trio.ops import messages, metrics
+from wd_trio.ops.boot import Services, handlers, open_services
+from wd_trio.ops.handoff import Channel, ChannelOver, Received, close_all
+from wd_trio.ops.health import Health
+from wd_trio.ops.http import serve_http
+from wd_trio.ops.janitor import Janitor
+from wd_trio.servers.listener import ConnectionHost, Handler
+
+log = structlog.get_logger()
+
+HARD_EXIT_S: Final = 9.0
+API_GRACE_S: Final = 0.5
+ABANDON_S: Final = 0.5
+METRICS_S: Final = 2.0
+
+EXIT_FAILED: Final = 1
+EXIT_CANNOT_START: Final = 2
+
+
+class Worker:
+    """One worker's life; `run` returns its exit status."""
+
+    def __init__(self, control: socket.socket, bus: socket.socket, api_descriptors: list[int]) -> None:
+        self._channel = Channel(control)
+        self._bus = HubBus(bus)
+        self._api_descriptors = api_descriptors
+        self._hosts: dict[str, ConnectionHost] = {}
+        self._health: Health | None = None
+        self._leaving = trio.Event()
+        self._api_leaving = trio.Event()
+        self._api_ended = trio.Event()
+        self._deadline_s = 0.0
+        self._closed: list[str] = []
+        self._some_closed = trio.Event()
+        self._numbers = count(1)
+        self._asked: dict[int, tuple[list[str], trio.Event]] = {}
+
+    # -- its life
+
+    async def run(self) -> int:
+        """Boot, serve until told to leave, leave; the exit status."""
+        try:
+            boot = (await self._channel.receive()).message
+        except ChannelOver:
+            return EXIT_FAILED
+        except msgspec.DecodeError as error:
+            return await self._cannot_start(f"worker and supervisor are of different versions: {error}")
+        if not isinstance(boot, messages.Boot) or boot.version != messages.VERSION:
+            return await self._cannot_start("worker and supervisor are of different versions")
+        logging.configure(boot.config.log, role=f"worker {boot.slot}")
+        self._deadline_s = boot.config.server.drain_s
+        try:
+            return await self._serve(boot)
+        except* WdError as group:
+            log.error("worker failed", error="; ".join(str(error) for error in _leaves(group)))
+        except* Exception:
+            log.exception("worker failed")
+        return EXIT_FAILED
+
+    async def _cannot_start(self, reason: str) -> int:
+        log.error("cannot start", error=reason)
+        await self._tell(messages.Failed(reason))
+        return EXIT_CANNOT_START
+
+    async def _serve(self, boot: messages.Boot) -> int:
+        status = EXIT_FAILED
+        async with trio.open_nursery() as outer:
+            async with AsyncExitStack() as stack:
+                stack.callback(lambda: _exit_after(ABANDON_S, status))  # hypercorn may never come to its end
+                try:
+                    services = await stack.enter_async_context(
+                        open_services(boot.config, bus=self._bus, server=boot.server, worker=boot.owner)
+                    )
+                    await services.end_claims()
+                except Invalid as error:
+                    return await self._cannot_start(str(error))
+                health = self._health = Health(gateway=services.gateway, store=services.store)
+                app = create_app(ready=health.ready, live=health.live, metrics=self._metrics_text)
+                outer.start_soon(self._serve_api, app)
+                await self._serve_tree(boot, services)
+                status = 0
+            outer.cancel_scope.cancel()
+        return status
+
+    async def _serve_tree(self, boot: messages.Boot, services: Services) -> None:
+        async with trio.open_nursery() as tree:
+            tree.start_soon(self._listen)
+            tree.start_soon(self._heed_signals)
+            tree.start_soon(self._report_closed)
+            tree.start_soon(self._until_hub_ends, self._bus.run)
+            tree.start_soon(self._until_hub_ends, services.hub.run)
+            tree.start_soon(Janitor(services).run)
+            async with trio.open_nursery() as hosts:
+                for protocol, handler in handlers(services, boot.config).items():
+                    await hosts.start(self._host, protocol, handler)
+                await self._tell(messages.Ready(os.getpid()))
+            self._api_leaving.set()
+            with trio.move_on_after(API_GRACE_S):
+                await self._api_ended.wait()
+            await self._tell_last_words()
+            tree.cancel_scope.cancel()
+
+    async def _host(
+        self, protocol: str, handler: Handler, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        async with trio.open_nursery() as nursery:
+            host = ConnectionHost(protocol, handler, nursery=nursery, on_end=self._connection_ended)
+            self._hosts[protocol] = host
+            task_status.started()
+            await self._leaving.wait()
+            left = await host.drain(deadline_s=self._deadline_s)
+            if left:
+                log.warning("sessions cut off", protocol=protocol, count=left)
+
+    async def _serve_api(self, app: object) -> None:
+        try:
+            await serve_http(app, self._api_descriptors, leave=self._api_leaving.wait, grace_s=API_GRACE_S)
+        finally:
+            self._api_ended.set()
+
+    # -- leaving
+
+    def _leave(self, *, deadline_s: float, stopping: bool) -> None:
+        if self._leaving.is_set():
+            return
+        log.info("leaving", stopping=stopping)
+        _exit_after(HARD_EXIT_S, EXIT_FAILED)
+        self._deadline_s = deadline_s
+        if not stopping:
+            self._api_leaving.set()  # another worker answers on the same socket
+        elif self._health is not None:
+            self._health.draining = True
+        self._leaving.set()
+
+    async def _heed_signals(self) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            async for number in signals:
+                if number != signal.SIGHUP:  # a reload is the supervisor's to do
+                    self._leave(deadline_s=self._deadline_s, stopping=False)
+
+    async def _until_hub_ends(self, run: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await run()
+        except* Unavailable as group:
+            log.warning("bus ended", error="; ".join(str(error) for error in _leaves(group)))
+            self._leave(deadline_s=self._deadline_s, stopping=False)
+
+    # -- the supervisor's messages
+
+    async def _listen(self) -> None:
+        try:
+            while True:
+                await self._obey(await self._channel.receive())
+        except ChannelOver:
+            log.warning("the supervisor is gone")
+            self._leave(deadline_s=self._deadline_s, stopping=True)
+
+    async def _obey(self, received: Received) -> None:
+        match received.message:
+            case messages.Adopt():
+                await self._adopt(received.message, received)
+            case messages.Ping(number=number):
+                await self._tell(messages.Pong(number))
+            case messages.AskSamples(request=request):
+                await self._tell_samples(request)
+            case messages.Metrics():
+                self._hear_metrics(received.message)
+            case messages.Drain(deadline_s=deadline_s, stopping=stopping):
+                self._leave(deadline_s=deadline_s, stopping=stopping)
+            case _:
+                log.error("unexpected control message", message=type(received.message).__name__)
+
+    async def _adopt(self, message: messages.Adopt, received: Received) -> None:
+        whole = not received.truncated and len(received.descriptors) == len(message.peers)
+        if not whole or self._leaving.is_set():
+            close_all(received.descriptors)
+            await self._tell(messages.Adopted(message.batch, refused=True))
+            return
+        socks = [socket.socket(fileno=descriptor) for descriptor in received.descriptors]
+        await self._tell(messages.Adopted(message.batch))  # first of all: from here on they are this worker's
+        for sock, peer in zip(socks, message.peers, strict=True):
+            self._hosts[peer.protocol].adopt(sock, peer)
+
+    async def _tell(self, message: messages.ToSupervisor) -> None:
+        try:
+            await self._channel.send(message)
+        except ChannelOver:
+            log.debug("nobody to tell", message=type(message).__name__)  # `_listen` sees to the rest
+
+    def _connection_ended(self, connection_id: str) -> None:
+        self._closed.append(connection_id)
+        self._some_closed.set()
+
+    async def _report_closed(self) -> None:
+        while True:
+            await self._some_closed.wait()
+            self._some_closed = trio.Event()
+            await self._tell_closed()
+
+    async def _tell_closed(self) -> None:
+        while self._closed:
+            ids, self._closed = self._closed[: messages.MANY_IDS], self._closed[messages.MANY_IDS :]
+            await self._tell(messages.Closed(ids))
+
+    # -- metrics
+
+    async def _tell_samples(self, request: int) -> None:
+        parts = list(metrics.pieces(metrics.sample(telemetry.REGISTRY)))
+        for number, part in enumerate(parts, 1):
+            await self._tell(messages.Samples(request, part, number == len(parts)))
+
+    async def _tell_last_words(self) -> None:
+        with trio.move_on_after(ABANDON_S):
+            await self._tell_closed()
+            await self._tell_samples(0)
+
+    async def _metrics_text(self) -> str:
+        """The whole server's metrics, which only the supervisor knows. Unavailable when it does not answer."""
+        request = next(self._numbers)
+        parts, done = self._asked[request] = ([], trio.Event())
+        try:
+            with trio.move_on_after(METRICS_S):
+                await self._tell(messages.AskMetrics(request))
+                await done.wait()
+                return "".join(parts)
+        finally:
+            del self._asked[request]
+        raise Unavailable("the supervisor does not answer", what="metrics")
+
+    def _hear_metrics(self, message: messages.Metrics) -> None:
+        asked = self._asked.get(message.request)
+        if asked is None:
+            return  # its asker has given up
+        parts, done = asked
+        parts.append(message.text)
+        if message.last:
+            done.set()
+
+
+def _exit_after(seconds: float, status: int) -> None:
+    """End the process then, whatever its loop and its engines do, unless it has ended before."""
+    timer = threading.Timer(seconds, os._exit, (status,))
+    timer.daemon = True
+    timer.start()
+
+
+def _leaves(group: BaseExceptionGroup[WdError]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+def main() -> int:
+    """The process's entry: descriptors by number in the arguments; the exit status."""
+    descriptors = [int(argument) for argument in sys.argv[1:]]
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, False)
+    control, bus, *api = descriptors
+    worker = Worker(socket.socket(fileno=control), socket.socket(fileno=bus), api)
+    return trio.run(worker.run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

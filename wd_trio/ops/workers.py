@@ -1,0 +1,252 @@
+"""The worker slots: who keeps each one filled, and how all are replaced while the server serves.
+
+A keeper fills one slot with one generation of workers: one that dies is started again with back-off (0.1 s doubling
+to 10 s, forgotten after 30 s of life). A roll puts a new keeper beside the old one, slot by slot: only when the new
+worker is ready is the old one drained, so that a configuration that no worker can start with changes nothing.
+
+A worker's claims are held under its owner's name, `<server>/<slot>` and a letter. The two letters alternate from
+roll to roll, for the old and the new worker of a slot live side by side for a while; a worker that starts ends the
+claims under its own name: whoever held them is gone.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from typing import Any, Final
+
+import structlog
+import trio
+
+from wd_trio.config import Config
+from wd_trio.ops import messages, metrics
+from wd_trio.ops.children import Child, Surroundings
+from wd_trio.ops.messages import Boot, Family
+
+log = structlog.get_logger()
+
+FIRST_PAUSE_S: Final = 0.1
+LONGEST_PAUSE_S: Final = 10.0
+STEADY_S: Final = 30.0
+START_S: Final = 30.0
+HARD_S: Final = 9.0
+LETTERS: Final = ("a", "b")
+
+
+class Keeper:
+    """Keeps one slot filled until it is retired."""
+
+    def __init__(
+        self, make: Callable[[Keeper], Child], slot: int, letter: str, *, on_death: Callable[[Child], None]
+    ) -> None:
+        """`make` makes the child to run next."""
+        self.slot = slot
+        self.letter = letter
+        self.child: Child | None = None
+        self.failure = ""
+        self.settled = trio.Event()
+        """Set once: a worker became ready, or one said that it cannot start (`failure`)."""
+        self.ended = trio.Event()
+        self._make = make
+        self._on_death = on_death
+        self._retired = False
+        self._pausing = trio.CancelScope()
+
+    async def run(self) -> None:
+        try:
+            await self._keep()
+        finally:
+            self.ended.set()
+            self.settled.set()
+
+    async def _keep(self) -> None:
+        pause_s = FIRST_PAUSE_S
+        while not self._retired:
+            self.child = child = self._make(self)
+            began = trio.current_time()
+            metrics.worker_starts_total.inc()
+            try:
+                await child.run()
+            except OSError as error:  # no process could be made: the machine is short of something
+                log.error("cannot start a worker", slot=self.slot, error=str(error))
+            self._on_death(child)
+            if self._retired:
+                return
+            if child.failure:
+                self.failure = child.failure
+                self.settled.set()
+            metrics.worker_deaths_total.inc()
+            if trio.current_time() - began >= STEADY_S:
+                pause_s = FIRST_PAUSE_S
+            log.error(
+                "worker died",
+                slot=self.slot,
+                worker_pid=child.pid,
+                status=_status(child.returncode),
+                reason=child.failure or None,
+                restart_in_s=pause_s,
+            )
+            with trio.CancelScope() as self._pausing:
+                await trio.sleep(pause_s)
+            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+
+    async def retire(self, *, deadline_s: float, hard_s: float = HARD_S, stopping: bool = False) -> bool:
+        """Drain the worker and fill the slot no more; True when it ended by itself."""
+        self._retired = True
+        self._pausing.cancel()
+        clean = True
+        if self.child is not None and self.child.state != "gone":
+            clean = await self.child.drain(deadline_s=deadline_s, hard_s=hard_s, stopping=stopping)
+        await self.ended.wait()
+        return clean
+
+    def kill(self) -> None:
+        """End the worker at once and fill the slot no more."""
+        self._retired = True
+        self._pausing.cancel()
+        if self.child is not None:
+            self.child.kill()
+
+
+class Workers:
+    """All slots. Runs in a nursery of its owner's."""
+
+    def __init__(self, config: Config, *, count: int, server: str, around: Surroundings, nursery: trio.Nursery) -> None:
+        self._config = config
+        self._count = count
+        self._server = server
+        self._around = around
+        self._nursery = nursery
+        self._keepers: dict[int, Keeper] = {}
+        self._retiring: set[Keeper] = set()
+        self._dead = metrics.Totals()
+
+    # -- starting
+
+    def start(self) -> None:
+        """Fill every slot for the first time."""
+        for slot in range(1, self._count + 1):
+            self._keepers[slot] = self._keep(slot, LETTERS[0], self._config)
+
+    async def wait_settled(self) -> str:
+        """Wait until every slot has had a ready worker; or return why a worker cannot start at all."""
+        for keeper in list(self._keepers.values()):
+            await keeper.settled.wait()
+            if keeper.failure:
+                return keeper.failure
+        return ""
+
+    def _keep(self, slot: int, letter: str, config: Config) -> Keeper:
+        owner = f"{self._server}/{slot}{letter}"
+
+        def make(keeper: Keeper) -> Child:
+            boot = Boot(messages.VERSION, config, self._server, slot, owner)
+            return Child(boot, self._around, on_ready=lambda: self._became_ready(keeper))
+
+        keeper = Keeper(make, slot, letter, on_death=self._died)
+        self._nursery.start_soon(keeper.run)
+        return keeper
+
+    def _became_ready(self, keeper: Keeper) -> None:
+        child = keeper.child
+        log.info("worker ready", slot=keeper.slot, worker_pid=child.pid if child else None)
+        self._count_ready()
+        keeper.settled.set()
+
+    def _died(self, child: Child) -> None:
+        self._dead.add(child.samples, lasting_only=True)
+        child.samples = []
+        self._count_ready()
+
+    def _count_ready(self) -> None:
+        metrics.workers_ready.set(sum(child.state == "ready" for child in self._children()))
+
+    def _children(self) -> list[Child]:
+        keepers = [*self._keepers.values(), *self._retiring]
+        return [keeper.child for keeper in keepers if keeper.child is not None]
+
+    # -- replacing
+
+    async def roll(self, config: Config, *, count: int) -> list[str]:
+        """Replace every worker by one with `config`, one after the other; why not, if one cannot start (those
+        before it keep the new configuration's workers only if the first could start, else nothing changed)."""
+        for keeper in list(self._retiring):
+            await keeper.ended.wait()
+        for slot in range(1, count + 1):
+            old = self._keepers.get(slot)
+            letter = LETTERS[0] if old is None or old.letter == LETTERS[1] else LETTERS[1]
+            new = self._keep(slot, letter, config)
+            with trio.move_on_after(START_S):
+                await new.settled.wait()
+            if new.failure or not new.settled.is_set():
+                new.kill()
+                await new.ended.wait()
+                return [new.failure or f"the new worker was not ready within {START_S:.0f} s"]
+            self._keepers[slot] = new
+            if old is not None:
+                self._retire(old)
+        for slot in [slot for slot in self._keepers if slot > count]:
+            self._retire(self._keepers.pop(slot))
+        self._config, self._count = config, count
+        return []
+
+    def _retire(self, keeper: Keeper) -> None:
+        self._retiring.add(keeper)
+        self._nursery.start_soon(self._see_out, keeper)
+
+    async def _see_out(self, keeper: Keeper) -> None:
+        await keeper.retire(deadline_s=self._config.server.drain_s)
+        self._retiring.discard(keeper)
+
+    # -- ending
+
+    async def stop(self, *, deadline_s: float, hard_s: float) -> bool:
+        """Drain every worker at once and wait for all; True when all ended by themselves."""
+        clean: list[bool] = []
+
+        async def see_out(keeper: Keeper) -> None:
+            clean.append(await keeper.retire(deadline_s=deadline_s, hard_s=hard_s, stopping=True))
+
+        async with trio.open_nursery() as nursery:
+            for keeper in (*self._keepers.values(), *self._retiring):
+                nursery.start_soon(see_out, keeper)
+        return all(clean)
+
+    def kill(self) -> None:
+        """End every worker at once."""
+        for keeper in (*self._keepers.values(), *self._retiring):
+            keeper.kill()
+
+    # -- telling
+
+    async def metrics_text(self) -> str:
+        """The whole server's metrics: the living, the dead and the supervisor's own."""
+        async with trio.open_nursery() as nursery:
+            for child in self._children():
+                nursery.start_soon(child.wait_sampled)
+        totals = self._dead.copy()
+        for child in self._children():
+            totals.add(child.samples)
+        totals.add(_own_samples())
+        return totals.text()
+
+    def status(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "slot": child.boot.slot,
+                "pid": child.pid,
+                "state": child.state,
+                "connections": child.load,
+            }
+            for child in self._children()
+        ]
+
+
+def _own_samples() -> list[Family]:
+    return metrics.sample(metrics.SUPERVISOR)
+
+
+def _status(returncode: int | None) -> str:
+    if returncode is not None and returncode < 0:
+        return f"killed by {signal.Signals(-returncode).name}"
+    return f"exit status {returncode}"

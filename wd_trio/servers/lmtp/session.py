@@ -1,0 +1,228 @@
+"""One LMTP connection (RFC 2033): events of the engine in, replies out.
+
+- Replies gather while whole commands are buffered and go out in one send before the next read: a pipelined batch
+  costs one write. A batch that produces much is flushed on the way, so that memory stays bounded.
+- The message streams into a spool; awaiting the spool is the back-pressure. After the dot every accepted
+  recipient gets its own reply, positive only after its durable commit. What goes wrong on our side is 451.
+- A drain ends the session with 421 at the next read outside DATA; a message on its way is finished and answered
+  first. A peer that vanishes before the dot has delivered nothing; one that vanishes after it may find the message
+  delivered and send it again: LMTP knows no better.
+- The spool is closed on every way out.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from wd_trio import errors, telemetry
+from wd_trio.proto.lmtp import replies
+from wd_trio.proto.lmtp.commands import PARSERS, Command, Data, Help, Lhlo, Mail, Noop, Quit, Rcpt, Rset, Vrfy
+from wd_trio.proto.lmtp.engine import EngineOptions, LmtpEngine
+from wd_trio.proto.lmtp.events import CommandEvent, Fatal, MessageData, NeedData, Reply
+from wd_trio.servers.driver import Connection, ConnectionOver, Draining, IdleTooLong
+from wd_trio.servers.lmtp.errors import error_reply
+from wd_trio.service.delivery import Delivery
+from wd_trio.service.spool import MEMORY_BYTES, Spool
+from wd_trio.service.trace import Trace
+from wd_trio.service.users import Recipient
+
+FLUSH_BYTES: Final = 32 << 10
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LmtpServices:
+    delivery: Delivery
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LmtpOptions:
+    hostname: str = "localhost"
+    idle_timeout_s: float = 300.0
+    message_bytes: int = 64 << 20
+    recipients: int = 1000
+    spool_memory_bytes: int = MEMORY_BYTES
+
+
+async def serve_lmtp(connection: Connection, services: LmtpServices, options: LmtpOptions) -> str:
+    """Serve one connection to its end; why it ended, in a fixed word. Errors: ConnectionOver."""
+    return await _Session(connection, services, options).run()
+
+
+_seconds: Final = {name: telemetry.request_seconds.labels("lmtp", name) for name in PARSERS}
+
+_PLAIN: Final[dict[type[Command], bytes]] = {
+    Rset: replies.OK,
+    Noop: replies.OK,
+    Vrfy: replies.CANNOT_VERIFY,
+    Help: replies.HELP,
+    Quit: replies.BYE,
+    Data: replies.GO_AHEAD,
+}
+
+
+class _Session:
+    def __init__(self, connection: Connection, services: LmtpServices, options: LmtpOptions) -> None:
+        self._connection = connection
+        self._services = services
+        self._options = options
+        self._engine = LmtpEngine(
+            EngineOptions(max_message_bytes=options.message_bytes, max_recipients=options.recipients)
+        )
+        self._out = bytearray(replies.greeting(options.hostname))
+        self._capabilities = replies.capabilities(options.hostname, options.message_bytes)
+        self._lhlo = ""
+        self._mail = Mail("")
+        self._recipients: list[Recipient] = []
+
+    async def run(self) -> str:
+        try:
+            return await self._serve()
+        except Draining:
+            return await self._last_words(replies.DRAINING, "drain")
+        except IdleTooLong:
+            return await self._last_words(replies.IDLE, "idle")
+
+    async def _serve(self) -> str:
+        while True:
+            match self._engine.next_event():
+                case NeedData():
+                    if not await self._receive():
+                        return "closed"
+                case CommandEvent() as event:
+                    begun = time.perf_counter()
+                    await self._command(event.command)
+                    if isinstance(event.command, Quit):
+                        await self._flush()
+                        return "quit"
+                    if not isinstance(event.command, Data):
+                        _seconds[event.name].observe(time.perf_counter() - begun)
+                case Reply(data):
+                    self._out += data
+                case Fatal(data):
+                    return await self._last_words(data, "refused")
+                case MessageData():
+                    raise RuntimeError("message data outside of DATA")
+            if len(self._out) > FLUSH_BYTES:
+                await self._flush()
+
+    async def _receive(self, *, through_drain: bool = False) -> bool:
+        """Send what is pending, then read more; False at the end of the stream."""
+        await self._flush()
+        connection, timeout_s = self._connection, self._options.idle_timeout_s
+        drained = connection.draining
+        try:
+            data = await connection.receive(timeout_s=timeout_s, through_drain=through_drain)
+        except IdleTooLong:
+            if not through_drain or drained or not connection.draining:
+                raise
+            # The drain began during this very wait and ended it: the message may still come.
+            data = await connection.receive(timeout_s=timeout_s, through_drain=True)
+        if not data:
+            return False
+        self._engine.receive(data)
+        return True
+
+    async def _flush(self) -> None:
+        if self._out:
+            out, self._out = self._out, bytearray()
+            await self._connection.send(out)
+
+    async def _last_words(self, data: bytes, reason: str) -> str:
+        self._out += data
+        await self._flush()
+        await self._connection.finish(reason)
+        return reason
+
+    async def _command(self, command: Command) -> None:
+        match command:
+            case Lhlo(name):
+                self._lhlo = name
+                self._recipients.clear()
+                self._accept(self._capabilities)
+            case Mail():
+                self._mail = command
+                self._recipients.clear()
+                self._accept(replies.SENDER_OK)
+            case Rcpt(address):
+                await self._recipient(address)
+            case Data():
+                self._accept(replies.GO_AHEAD)
+                await self._message()
+            case _:
+                self._accept(_PLAIN[type(command)])
+
+    def _accept(self, data: bytes) -> None:
+        self._engine.accepted()
+        self._out += data
+
+    async def _recipient(self, address: str) -> None:
+        if "@" not in address:  # postmaster alone (RFC 5321 §4.1.1.3) is the one here
+            address = f"{address}@{self._options.hostname}"
+        try:
+            recipient = await self._services.delivery.resolve(address, size_bytes=self._mail.size)
+        except errors.WdError as error:
+            self._out += error_reply(error)
+            return
+        self._recipients.append(recipient)
+        self._accept(replies.RECIPIENT_OK)
+
+    async def _message(self) -> None:
+        """Take the message in, then answer once for each accepted recipient (RFC 2033 §4.2)."""
+        recipients, self._recipients = self._recipients, []
+        options = self._options
+        with self._services.delivery.spool(
+            most_bytes=options.message_bytes, memory_bytes=options.spool_memory_bytes
+        ) as spool:
+            trouble = await self._spool(spool)
+            begun = time.perf_counter()
+            if trouble is not None:
+                self._out += error_reply(trouble) * len(recipients)
+            elif spool.over:
+                self._out += replies.TOO_BIG * len(recipients)
+            else:
+                await self._deliver(recipients, spool)
+        _seconds["DATA"].observe(time.perf_counter() - begun)
+
+    async def _spool(self, spool: Spool) -> errors.WdError | None:
+        """Read to the final dot, whatever happens to the spool; what happened to it."""
+        trouble: errors.WdError | None = None
+        while True:
+            match self._engine.next_event():
+                case NeedData():
+                    if not await self._receive(through_drain=True):
+                        raise ConnectionOver("closed")
+                case MessageData(data, last):
+                    if trouble is None and data:
+                        try:
+                            await spool.write(data)
+                        except errors.WdError as error:
+                            log.warning("message not spooled", error=str(error))
+                            spool.close()
+                            trouble = error
+                    if last:
+                        return trouble
+                case event:
+                    raise RuntimeError(f"event in DATA: {type(event).__name__}")
+
+    async def _deliver(self, recipients: list[Recipient], spool: Spool) -> None:
+        peer = self._connection.peer
+        trace = Trace(lhlo=self._lhlo, ip=peer.ip, secure=peer.secure, utf8=self._mail.smtputf8)
+        verdicts = await self._services.delivery.deliver(recipients, spool, self._mail.sender, trace)
+        name = f", id {trace.id}"
+        stored = replies.reply(250, "2.0.0", f"Stored{name}")
+        for verdict in verdicts:
+            self._out += stored if verdict.error is None else error_reply(verdict.error, name)
+        log.info(
+            "message taken",
+            id=trace.id,
+            connection=peer.id,
+            size=spool.size,
+            recipients=len(verdicts),
+            stored=sum(verdict.error is None for verdict in verdicts),
+        )
