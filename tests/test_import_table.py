@@ -34,7 +34,19 @@ LAYERS: dict[str, set[str]] = {
     "service": {"service", "ports", "telemetry", *EVERYWHERE},
     "servers": {"servers", "proto", "service", "telemetry", *EVERYWHERE},
     "api": {"api", "service", "telemetry", *EVERYWHERE},
-    "ops": {"ops", "servers", "api", "adapters", "service", "ports", "telemetry", *CONFIG, *EVERYWHERE},
+    # proto: only its Options, which boot fills like every package's
+    "ops": {
+        "ops",
+        "proto",
+        "servers",
+        "api",
+        "adapters",
+        "service",
+        "ports",
+        "telemetry",
+        *CONFIG,
+        *EVERYWHERE,
+    },
     "cli": {"cli", "ops", "errors", "secret", "wd_trio", *CONFIG},
     "__main__": {"cli"},
 }
@@ -57,7 +69,6 @@ STDLIB_WALLS: dict[str, set[str]] = {
     "multiprocessing": set(),
     "socket": {"adapters", "servers", "ops", "cli"},
     "ssl": {"servers", "ops"},
-    "threading": {"adapters", "service", "ops"},
     "time": {layer for layer in LAYERS if layer not in ("mail", "proto")},
     "random": {layer for layer in LAYERS if layer not in ("mail", "proto")},
 }

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hmac
 import secrets as _secrets
 
+_PASSWORD_LETTERS = "abcdefghijkmnopqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789"
+
 
 class Secret:
     """A text that no repr, log line or traceback shows; `reveal()` is the one way to it.
@@ -38,9 +40,8 @@ class Secret:
 
 
 def random_password() -> str:
-    """A password of 96 random bits in 16 letters and digits that read well aloud and double-click whole."""
-    alphabet = "abcdefghijkmnopqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789-_.~+="
-    return "".join(_secrets.choice(alphabet[:58]) for _ in range(17))
+    """A password of 16 letters and digits (93 random bits), without those that are read for one another."""
+    return "".join(_secrets.choice(_PASSWORD_LETTERS) for _ in range(16))
 
 
 def random_token() -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import random
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -85,6 +87,16 @@ def raise_read(error: Exception) -> None:
     raise error
 
 
+def remembering(ran: list[int]) -> Callable[[int], None]:
+    """A write that adds its value to `ran`."""
+
+    @writes("store")
+    def write(value: int) -> None:
+        ran.append(value)
+
+    return write
+
+
 def lane_named(gateway: Gateway, name: str) -> LaneStatistics:
     return next(lane for lane in gateway.statistics().lanes if lane.name == name)
 
@@ -134,10 +146,10 @@ async def test_a_group_gets_everything_that_is_queued() -> None:
     group = Group()
     group.gate.clear()
     async with Gateway([LaneOptions(name="store.write", group=group)]) as gateway:
-        results: list[object] = []
+        results: set[object] = set()
 
         async def caller(value: int) -> None:
-            results.append(await gateway.run(echo_write, value))
+            results.add(await gateway.run(echo_write, value))
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(caller, 0)
@@ -148,7 +160,7 @@ async def test_a_group_gets_everything_that_is_queued() -> None:
             await wait_all_tasks_blocked()
             group.gate.set()
         assert group.sizes == [1, 50]
-        assert sorted(results) == list(range(51))
+        assert results == set(range(51))
         assert lane_named(gateway, "store.write").groups == 2
 
 
@@ -156,7 +168,7 @@ async def test_what_a_bounded_group_leaves_keeps_its_order() -> None:
     group = Group(most=7)
     group.gate.clear()
     order: list[int] = []
-    append = writes("store")(lambda value: order.append(value) or value)
+    append = remembering(order)
     async with (
         Gateway([LaneOptions(name="store.write", group=group)]) as gateway,
         trio.open_nursery() as nursery,
@@ -272,7 +284,7 @@ async def test_cancelled_in_the_hands_of_a_group_a_call_never_runs() -> None:
     group = Group()
     group.gate.clear()
     ran: list[int] = []
-    append = writes("store")(lambda value: ran.append(value) or value)
+    append = remembering(ran)
     async with (
         Gateway([LaneOptions(name="store.write", group=group)]) as gateway,
         trio.open_nursery() as nursery,
@@ -371,7 +383,7 @@ async def test_a_call_in_the_hands_of_a_hung_group_is_unavailable_and_never_runs
     group = Group()
     group.gate.clear()
     ran: list[int] = []
-    append = writes("store")(lambda value: ran.append(value) or value)
+    append = remembering(ran)
     async with Gateway([LaneOptions(name="store.write", group=group, wait_s=SHORT_WAIT_S)]) as gateway:
         with pytest.raises(errors.Unavailable):
             await gateway.run(append, 1)
@@ -481,6 +493,46 @@ async def test_neither_arguments_nor_results_outlive_the_call() -> None:
             del message
             gc.collect()
             assert alive() is None
+
+
+async def test_under_random_cancellation_every_call_has_one_fate() -> None:
+    calls, callers = 100, 40
+    chance = random.Random(5)
+    ran = Counter[str]()
+    lock = threading.Lock()
+
+    def note(lane: str) -> None:
+        with lock:
+            ran[lane] += 1
+
+    read = reads("store")(lambda: note("store.read"))
+    write = writes("store")(lambda: note("store.write"))
+    lanes = [
+        LaneOptions(name="store.read", threads=4, abandon=True),
+        LaneOptions(name="store.write", group=Group(most=3)),
+    ]
+    async with Gateway(lanes) as gateway:
+
+        async def caller() -> None:
+            for _ in range(calls):
+                with trio.CancelScope() as scope:
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(gateway.run, chance.choice((read, write)))
+                        for _ in range(chance.randrange(3)):
+                            await trio.lowlevel.checkpoint()
+                        if chance.random() < 0.5:
+                            scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(callers):
+                nursery.start_soon(caller)
+        await gateway.run(read)
+        await gateway.run(write)
+    for lane in gateway.statistics().lanes:
+        assert lane.waiting == 0
+        assert lane.results["ok"] == ran[lane.name]
+        assert lane.results["withdrawn"] > 0
+        assert set(lane.results) <= {"ok", "withdrawn", "abandoned"}
 
 
 def test_a_group_has_one_thread() -> None:

@@ -74,8 +74,9 @@ class LmtpClient(smtplib.LMTP):
             return refused, {}
         self.putcmd("data")
         assert self.getreply()[0] == 354
+        assert message.endswith(b"\r\n")
         stuffed = message.replace(b"\r\n.", b"\r\n..")
-        self.send((b"." if stuffed.startswith(b".") else b"") + stuffed + b"\r\n.\r\n")
+        self.send((b"." if stuffed.startswith(b".") else b"") + stuffed + b".\r\n")
         return refused, {recipient: self.getreply() for recipient in accepted}
 
 
@@ -89,6 +90,7 @@ defer     unix  - - n - 0 bounce
 trace     unix  - - n - 0 bounce
 verify    unix  - - n - 1 verify
 error     unix  - - n - - error
+discard   unix  - - n - - discard
 retry     unix  - - n - - error
 lmtp      unix  - - n - - lmtp
 anvil     unix  - - n - 1 anvil
@@ -111,6 +113,7 @@ alias_maps =
 alias_database =
 virtual_mailbox_domains = example.test
 virtual_transport = lmtp:{lmtp}
+default_transport = discard:bounces
 maillog_file = {folder}/mail.log
 maillog_file_prefixes = {folder}
 import_environment = MAIL_CONFIG MAIL_DEBUG MAIL_LOGTAG TZ LANG=C
@@ -125,7 +128,9 @@ class Postfix:
 
     def submit(self, sender: str, recipients: Sequence[str], message: bytes) -> None:
         """Hand a message to the queue, as a local program does."""
-        run([need("sendmail"), "-C", str(self.folder / "etc"), "-f", sender, *recipients], stdin=message)
+        run(
+            [need("sendmail"), "-i", "-C", str(self.folder / "etc"), "-f", sender, *recipients], stdin=message
+        )
 
     def log(self) -> str:
         path = self.folder / "mail.log"

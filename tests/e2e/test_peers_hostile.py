@@ -11,10 +11,10 @@ import imaplib
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from peers import LmtpClient, wait_until
+from served import Account, Place, Served
 
 ROOM_BYTES = 48 << 20
 MESSAGE = b"Subject: big\r\n\r\n" + b"x" * 72 + b"\r\n"
@@ -29,12 +29,12 @@ def resident_bytes(pid: int) -> int:
 
 
 @pytest.fixture
-def user(server: Any) -> Any:
+def user(server: Served) -> Account:
     return server.add_user()
 
 
 @pytest.fixture
-def unharmed(server: Any, user: Any) -> Iterator[None]:
+def unharmed(server: Served, user: Account) -> Iterator[None]:
     """Holds what the module promises around a test."""
     honest(server, user)
     before = {pid: resident_bytes(pid) for pid in server.worker_pids()}
@@ -45,7 +45,7 @@ def unharmed(server: Any, user: Any) -> Iterator[None]:
     assert max(grown.values()) < ROOM_BYTES, grown
 
 
-def honest(server: Any, user: Any) -> None:
+def honest(server: Served, user: Account) -> None:
     with imaplib.IMAP4(server.imap.host, server.imap.port) as client:
         client.login(user.username, user.password)
         assert client.select("INBOX")[0] == "OK"
@@ -54,7 +54,7 @@ def honest(server: Any, user: Any) -> None:
 class Raw:
     """A socket that says what it likes and reads what comes."""
 
-    def __init__(self, place: Any) -> None:
+    def __init__(self, place: Place) -> None:
         self.sock = socket.create_connection((place.host, place.port), timeout=ANSWER_S)
         self._file = self.sock.makefile("rb")
 
@@ -92,14 +92,14 @@ class Raw:
 
 
 @pytest.fixture
-def raw(server: Any, unharmed: None) -> Iterator[Raw]:
+def raw(server: Served, unharmed: None) -> Iterator[Raw]:
     with contextlib.closing(Raw(server.imap)) as raw:
         assert raw.line().startswith(b"* OK")
         yield raw
 
 
 @pytest.fixture
-def lmtp(server: Any, unharmed: None) -> Iterator[Raw]:
+def lmtp(server: Served, unharmed: None) -> Iterator[Raw]:
     with contextlib.closing(Raw(server.lmtp)) as raw:
         assert raw.line().startswith(b"220 ")
         yield raw
@@ -149,7 +149,7 @@ def test_unauthenticated_nonsynchronising_literal_is_never_stored(command: bytes
 
 
 def test_literal_in_the_wrong_place_is_data_not_a_command(raw: Raw) -> None:
-    raw.send(b"a NOOP {13+}\r\nx LOGOUT now\r\n\r\nb NOOP\r\n")
+    raw.send(b"a NOOP {14+}\r\nx LOGOUT now\r\n\r\nb NOOP\r\n")
     assert raw.line().startswith(b"a BAD")
     assert raw.line().startswith(b"b OK")
 
@@ -172,29 +172,28 @@ def test_pipelined_garbage_ends_the_connection(raw: Raw) -> None:
     assert text == b"" or b"BAD" in text or b"BYE" in text
 
 
-def test_deep_nesting_before_and_after_login(raw: Raw, user: Any) -> None:
+def test_deep_nesting_before_and_after_login(raw: Raw, user: Account) -> None:
     raw.send(b"a LIST " + b"(" * 4000 + b")" * 4000 + b' ""\r\n')
     assert raw.line().startswith((b"a BAD", b"* BAD", b"* BYE"))
 
 
-def test_a_client_that_never_reads_is_let_go(start_server: Any) -> None:
-    server = start_server(environ={"WD_TRIO_LIMITS__FLUSH_S": "0.2"})
+def test_a_client_that_never_reads_is_let_go(start_server: Served) -> None:
+    server = start_server(settings={"limits": {"flush_s": 0.2}})
     user = server.add_user()
     with LmtpClient(server.lmtp.host, server.lmtp.port) as client:
         _, replies = client.deliver("", [user.address], MESSAGE * 60_000)  # 5 MB
         assert [code for code, _ in replies.values()] == [250]
     before = max(map(resident_bytes, server.worker_pids()))
-    raw = Raw(server.imap)
-    raw.send(b"a LOGIN %s %s\r\n" % (user.username.encode(), user.password.encode()))
-    assert raw.answer(b"a").startswith(b"a OK")
-    raw.send(b"b SELECT INBOX\r\n" + b"c FETCH 1 BODY.PEEK[]\r\n" * 100)
-    wait_until(lambda: b'reason="flush deadline"' in server.metrics(), "the flush deadline")
-    assert max(map(resident_bytes, server.worker_pids())) - before < ROOM_BYTES
-    honest(server, user)
-    raw.close()
+    with contextlib.closing(Raw(server.imap)) as raw:
+        raw.send(b'a LOGIN %s "%s"\r\n' % (user.username.encode(), user.password.encode()))
+        assert raw.answer(b"a").startswith(b"a OK")
+        raw.send(b"b SELECT INBOX\r\n" + b"c FETCH 1 BODY.PEEK[]\r\n" * 100)
+        wait_until(lambda: b'reason="flush deadline"' in server.metrics(), "the flush deadline")
+        assert max(map(resident_bytes, server.worker_pids())) - before < ROOM_BYTES
+        honest(server, user)
 
 
-def test_connect_and_drop(server: Any, unharmed: None) -> None:
+def test_connect_and_drop(server: Served, unharmed: None) -> None:
     for place in (server.imap, server.lmtp):
         for n in range(300):
             sock = socket.create_connection((place.host, place.port), timeout=ANSWER_S)
@@ -222,7 +221,7 @@ def test_lmtp_pipelined_garbage(lmtp: Raw) -> None:
     assert text == b"" or text[:1] in b"45"
 
 
-def test_lmtp_message_larger_than_the_cap(lmtp: Raw, user: Any) -> None:
+def test_lmtp_message_larger_than_the_cap(lmtp: Raw, user: Account) -> None:
     lmtp.send(b"LHLO x\r\n")
     assert lmtp.answer(b"250 ")
     lmtp.send(b"MAIL FROM:<> SIZE=99999999999\r\n")
@@ -238,7 +237,7 @@ def test_lmtp_message_larger_than_the_cap(lmtp: Raw, user: Any) -> None:
     assert lmtp.line().startswith(b"250")
 
 
-def test_lmtp_long_lines_are_data_and_bare_lf_ends_nothing(lmtp: Raw, server: Any, user: Any) -> None:
+def test_lmtp_long_lines_are_data_and_bare_lf_ends_nothing(lmtp: Raw, server: Served, user: Account) -> None:
     body = b"x" * 300_000 + b"\r\nsmuggled?\n.\nMAIL FROM:<evil@x>\n.\r\nRCPT\r.\r\nend\r\n"
     lmtp.send(b"LHLO x\r\nMAIL FROM:<>\r\nRCPT TO:<%s>\r\nDATA\r\n" % user.address.encode())
     assert lmtp.answer(b"354")

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 from peers import LmtpClient
+from served import Served
 
 MESSAGE = b"From: a@example.org\r\nSubject: hello\r\n\r\n.dot first\r\nbare\nLF and 8-bit \xe9\r\n..\r\n"
 
 
-def read_last(server: Any, username: str, password: str) -> bytes:
+def read_last(server: Served, username: str, password: str) -> bytes:
     """The newest message of INBOX."""
     with imaplib.IMAP4(server.imap.host, server.imap.port) as client:
         client.login(username, password)
@@ -24,19 +25,19 @@ def read_last(server: Any, username: str, password: str) -> bytes:
 
 
 @pytest.fixture
-def client(server: Any) -> Any:
+def client(server: Served) -> Any:
     with LmtpClient(server.lmtp.host, server.lmtp.port) as client:
         yield client
 
 
-def test_smtplib_delivers_to_one(server: Any) -> None:
+def test_smtplib_delivers_to_one(server: Served) -> None:
     user = server.add_user()
     with smtplib.LMTP(server.lmtp.host, server.lmtp.port) as client:
         assert client.sendmail("a@example.org", [user.address], MESSAGE.replace(b"bare\nLF", b"LF")) == {}
     assert b"Subject: hello" in read_last(server, user.username, user.password)
 
 
-def test_every_recipient_has_its_own_reply_and_copy(server: Any, client: LmtpClient) -> None:
+def test_every_recipient_has_its_own_reply_and_copy(server: Served, client: LmtpClient) -> None:
     first, second = server.add_user(), server.add_user()
     recipients = [first.address, "nobody@nowhere.test", second.address]
     refused, replies = client.deliver("a@example.org", recipients, MESSAGE)
@@ -50,7 +51,7 @@ def test_every_recipient_has_its_own_reply_and_copy(server: Any, client: LmtpCli
         assert b"Received: from " in head
 
 
-def test_plus_detail_and_case_reach_the_account(server: Any, client: LmtpClient) -> None:
+def test_plus_detail_and_case_reach_the_account(server: Served, client: LmtpClient) -> None:
     user = server.add_user()
     local, _, domain = user.address.partition("@")
     _, replies = client.deliver("", [f"{local.upper()}+shop@{domain.upper()}"], MESSAGE)
@@ -58,7 +59,7 @@ def test_plus_detail_and_case_reach_the_account(server: Any, client: LmtpClient)
     assert read_last(server, user.username, user.password).startswith(b"Return-Path: <>\r\n")
 
 
-def test_over_quota_is_permanent_and_leaves_others_alone(server: Any, client: LmtpClient) -> None:
+def test_over_quota_is_permanent_and_leaves_others_alone(server: Served, client: LmtpClient) -> None:
     full, roomy = server.add_user(quota_bytes=200), server.add_user()
     _, replies = client.deliver(
         "a@example.org", [full.address, roomy.address], MESSAGE + b"x" * 500 + b"\r\n"
@@ -69,7 +70,7 @@ def test_over_quota_is_permanent_and_leaves_others_alone(server: Any, client: Lm
     assert 552 in [*codes, *(code for code, _ in [*refused.values(), *verdicts.values()])]
 
 
-def test_two_transactions_on_one_connection(server: Any, client: LmtpClient) -> None:
+def test_two_transactions_on_one_connection(server: Served, client: LmtpClient) -> None:
     user = server.add_user()
     for _ in range(2):
         _, replies = client.deliver("a@example.org", [user.address], MESSAGE)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import imaplib
-from typing import Any
 
 import pytest
 from peers import Postfix, open_folder, postfix, wait_until
+from served import Account, Served
 
 BODY = b"Subject: through postfix\n\nhello\n.\n..two dots\nFrom here\n"
 
 
-def messages(server: Any, user: Any) -> list[bytes]:
+def messages(server: Served, user: Account) -> list[bytes]:
     with imaplib.IMAP4(server.imap.host, server.imap.port) as client:
         client.login(user.username, user.password)
         client.select("INBOX", readonly=True)
@@ -20,7 +20,7 @@ def messages(server: Any, user: Any) -> list[bytes]:
 
 
 @pytest.mark.parametrize("way", ["tcp", "unix"])
-def test_postfix_delivers(way: str, start_server: Any) -> None:
+def test_postfix_delivers(way: str, start_server: Served) -> None:
     with open_folder() as folder:
         listen = f"unix:{folder}/lmtp.sock" if way == "unix" else "127.0.0.1:0"
         server = start_server(lmtp=listen)
@@ -30,7 +30,7 @@ def test_postfix_delivers(way: str, start_server: Any) -> None:
             deliver_and_check(relay, server, users)
 
 
-def deliver_and_check(relay: Postfix, server: Any, users: list[Any]) -> None:
+def deliver_and_check(relay: Postfix, server: Served, users: list[Account]) -> None:
     relay.submit("ann@example.org", [user.address for user in users], BODY)
     relay.submit("ann@example.org", ["nobody@example.test"], BODY)
     wait_until(lambda: relay.queued() == 0, f"an empty queue\n{relay.log()}")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from peers import LmtpClient, need, run
+from served import Account, Served
 
 MESSAGE = b"From: ann@example.org\r\nMessage-ID: <%d@example.org>\r\nSubject: number %d\r\n\r\nbody %d\r\n"
 MBSYNCRC = """\
@@ -14,7 +14,7 @@ IMAPAccount wd
 Host {host}
 Port {port}
 User {user}
-Pass {password}
+Pass "{password}"
 SSLType None
 AuthMechs LOGIN
 
@@ -38,11 +38,11 @@ SyncState *
 
 
 @pytest.fixture
-def user(server: Any) -> Any:
+def user(server: Served) -> Account:
     return server.add_user()
 
 
-def deliver(server: Any, user: Any, *numbers: int) -> None:
+def deliver(server: Served, user: Account, *numbers: int) -> None:
     with LmtpClient(server.lmtp.host, server.lmtp.port) as client:
         for number in numbers:
             _, replies = client.deliver("ann@example.org", [user.address], MESSAGE % ((number,) * 3))
@@ -53,17 +53,17 @@ def deliver(server: Any, user: Any, *numbers: int) -> None:
 
 
 class Curl:
-    def __init__(self, server: Any, user: Any) -> None:
+    def __init__(self, server: Served, user: Account) -> None:
         self._program = need("curl")
         self._base = f"imap://{server.imap.host}:{server.imap.port}"
         self._login = f"{user.username}:{user.password}"
 
-    def __call__(self, path: str, *options: str, stdin: bytes = b"") -> bytes:
+    def __call__(self, path: str, *options: str) -> bytes:
         arguments = [self._program, "--silent", "--show-error", "--user", self._login, *options]
-        return run([*arguments, f"{self._base}/{path}"], stdin=stdin)
+        return run([*arguments, f"{self._base}/{path}"])
 
 
-def test_curl_lists_reads_asks_and_uploads(server: Any, user: Any) -> None:
+def test_curl_lists_reads_asks_and_uploads(server: Served, user: Account, tmp_path: Path) -> None:
     curl = Curl(server, user)
     deliver(server, user, 1, 2)
     listing = curl("")
@@ -71,7 +71,8 @@ def test_curl_lists_reads_asks_and_uploads(server: Any, user: Any) -> None:
     assert curl("INBOX;MAILINDEX=1").endswith(MESSAGE % (1, 1, 1))
     assert curl("INBOX;UID=2").endswith(MESSAGE % (2, 2, 2))
     assert curl("INBOX;UID=2;SECTION=TEXT") == b"body 2\r\n"
-    curl("Drafts", "--upload-file", "-", stdin=MESSAGE % (3, 3, 3))
+    (tmp_path / "draft.eml").write_bytes(MESSAGE % (3, 3, 3))
+    curl("Drafts", "--upload-file", str(tmp_path / "draft.eml"))
     assert curl("Drafts;MAILINDEX=1") == MESSAGE % (3, 3, 3)
     assert b"MESSAGES 1" in curl("", "--request", "STATUS Drafts (MESSAGES)")
     curl("INBOX", "--request", r"STORE 1 +FLAGS (\Deleted)")
@@ -85,7 +86,7 @@ def test_curl_lists_reads_asks_and_uploads(server: Any, user: Any) -> None:
 class Mbsync:
     """A Maildir kept in step with the account."""
 
-    def __init__(self, server: Any, user: Any, folder: Path) -> None:
+    def __init__(self, server: Served, user: Account, folder: Path) -> None:
         self._program = need("mbsync")
         self.mail = folder / "mail"
         self.mail.mkdir()
@@ -110,7 +111,7 @@ class Mbsync:
         (self.mail / box / "cur" / name).write_bytes(message)
 
 
-def test_mbsync_reads_and_moves(server: Any, user: Any, tmp_path: Path) -> None:
+def test_mbsync_reads_and_moves(server: Served, user: Account, tmp_path: Path) -> None:
     deliver(server, user, 1, 2, 3)
     mbsync = Mbsync(server, user, tmp_path)
     mbsync.sync()

@@ -18,7 +18,7 @@ import pytest
 from imap_world import World, open_world
 
 HERE = Path(__file__).parent
-LINE = re.compile(r"(C|S|SKIP|LOGIN)(2?)([:|]?) ?(.*)$")
+LINE = re.compile(r"(SKIP|LOGIN|C|S)(2?)([:|]?) ?(.*)$")
 
 
 def transcripts() -> list[str]:

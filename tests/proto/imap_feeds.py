@@ -37,14 +37,17 @@ def pull(engine: ImapEngine, *, accept: bool = True) -> list[e.Event]:
 
 
 def join_pieces(found: Iterable[e.Event]) -> list[e.Event]:
-    """A message's pieces as one: where they are cut is the peer's affair."""
+    """A message's pieces as one, and none of a message that turned out bad: where they are cut is the peer's
+    affair."""
     joined: list[e.Event] = []
     for event in found:
         previous = joined[-1] if joined else None
-        if isinstance(event, e.MessageData) and isinstance(previous, e.MessageData) and not previous.last:
+        if not isinstance(previous, e.MessageData) or previous.last:
+            joined.append(event)
+        elif isinstance(event, e.MessageData):
             joined[-1] = e.MessageData(previous.data + event.data, event.last)
         else:
-            joined.append(event)
+            joined[-1] = event
     return joined
 
 

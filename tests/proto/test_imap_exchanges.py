@@ -62,8 +62,10 @@ def test_sasl_responses(line: bytes, data: bytes | None) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [b"=", b"A", b"AGEAYg", b"AGEAYh==", b"AG EAYg==", b"**", b" *", b"A2 NOOP", b"A\0==", b"A\r=="]
-    + [b"x{11+}\r\nA2 LOGOUT\r\n", b"x{5}", b"\xff\xff\xff\xff", b"A" * 16384],
+    [
+        *(b"=", b"A", b"AGEAYg", b"AGEAYh==", b"AG EAYg==", b"**", b" *", b"A2 NOOP", b"A\0==", b"A\r=="),
+        *(b"x{11+}\r\nA2 LOGOUT\r\n", b"x{5}", b"\xff\xff\xff\xff", b"A" * 16384),
+    ],
 )
 def test_what_is_no_sasl_response_ends_the_exchange(line: bytes) -> None:
     assert three_feeds(AUTH + line + b"\r\n", BEFORE) == [ASKED, bad("Invalid SASL response")]
@@ -103,8 +105,10 @@ def test_done_ends_idle(line: bytes) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [b"", b"A2 NOOP", b"A2 DONE", b"DONE x", b"DO\0NE", b"x" * 70000]
-    + [b"A2 LOGIN {11+}\r\nA2 LOGOUT\r\n", b"A2 LOGIN {11}", b"A2 X {2+}\r\nab {2+}\r\ncd"],
+    [
+        *(b"", b"A2 NOOP", b"A2 DONE", b"DONE x", b"DO\0NE", b"x" * 70000),
+        *(b"A2 LOGIN {11+}\r\nA2 LOGOUT\r\n", b"A2 LOGIN {11}", b"A2 X {2+}\r\nab {2+}\r\ncd"),
+    ],
 )
 def test_anything_else_ends_idle_with_bad(line: bytes) -> None:
     assert three_feeds(b"A1 IDLE\r\n" + line + b"\r\n", SELECTED) == [IDLING, bad("Expected DONE")]

@@ -1,4 +1,4 @@
-"""Commands that do not parse, or come at the wrong time: one fixed tagged BAD each, and nothing gets lost behind it."""
+"""Commands that do not parse, or come at the wrong time: one fixed BAD each, and nothing gets lost behind it."""
 
 from __future__ import annotations
 

@@ -101,6 +101,21 @@ async def test_drain_reaches_a_pending_receive(wire: Wire) -> None:
         wire.connection.begin_drain()
 
 
+async def test_drain_leaves_a_receive_that_reads_through_it(wire: Wire) -> None:
+    got: list[bytes | None] = []
+    async with trio.open_nursery() as nursery:
+
+        async def read() -> None:
+            got.append(await wire.connection.receive(timeout_s=60, through_drain=True))
+
+        nursery.start_soon(read)
+        await wait_all_tasks_blocked()
+        wire.connection.begin_drain()
+        await wait_all_tasks_blocked()
+        wire.client.send(b"the rest")
+    assert got == [b"the rest"]
+
+
 async def test_end_sends_fin_while_a_duplicate_lives(wire: Wire) -> None:
     duplicate = wire.connection._sock.dup()
     wire.connection.end("over")

@@ -27,6 +27,7 @@ from wd_trio.servers.imap.options import ImapOptions, ImapServices
 from wd_trio.servers.imap.session import serve_imap
 from wd_trio.servers.listener import ConnectionHost
 
+SILENCE_S = 20.0  # a server that says nothing for so long will not: fail instead of hanging
 SMALL = b"From: a@example.org\r\nSubject: small\r\n\r\nHello\r\n"
 
 
@@ -43,7 +44,8 @@ class Client:
     async def read_line(self) -> str:
         """The next line without its end, "" when the server has closed."""
         while b"\r\n" not in self._buffer:
-            data = await self._stream.receive_some()
+            with trio.fail_after(SILENCE_S):
+                data = await self._stream.receive_some()
             if not data:
                 assert not self._buffer, "the server closed within a line"
                 return ""
@@ -111,9 +113,7 @@ class World:
             appended.previous_modseq, appended.modseq, appended.uids[-1] + 1, tuple(appended.rows), ()
         )
         self.services.hub.publish(
-            Hint(
-                "mailbox", owner.id, appended.mailbox_id, appended.previous_modseq, appended.modseq, changes
-            )
+            Hint("mailbox", owner.id, appended.mailbox_id, appended.previous_modseq, appended.modseq, changes)
         )
         return appended.uids[0]
 
@@ -143,7 +143,6 @@ async def open_world(
             mailboxes=services.mailboxes,
             messages=services.messages,
             hub=services.hub,
-            gateway=services.gateway,
         )
         chosen = options or ImapOptions(
             hostname="mail.test", version="test", trusted_networks=(ip_network("127.0.0.0/8"),)

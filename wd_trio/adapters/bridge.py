@@ -200,7 +200,8 @@ class _Desk:
         self._run_seconds = telemetry.gateway_run_seconds.labels(lane.options.name)
 
     def admits(self) -> bool:
-        if self.lane.waiting < self.lane.options.queue and (self._breaker is None or self._breaker.admits()):
+        lane, breaker = self.lane, self._breaker
+        if lane.waiting < lane.options.queue and (breaker is None or breaker.admits()):
             return True
         self._count("refused", 1)
         return False

@@ -244,8 +244,8 @@ class Lane:
         except BaseException as exc:  # the engine failed as a whole: each caller is told
             outcomes = [(None, _own_copy(exc)) for _ in batch]
         if not outcomes:
-            error = RuntimeError(f"the group of lane {self.options.name} ran none of its calls")
-            outcomes = [(None, error) for _ in batch]
+            fault = RuntimeError(f"the group of lane {self.options.name} ran none of its calls")
+            outcomes = [(None, fault) for _ in batch]
         self.queue.extendleft(reversed(batch[len(outcomes) :]))
         self._in_hand = ()
         for crossing, (value, error) in zip(batch, outcomes, strict=False):

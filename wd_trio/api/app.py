@@ -14,6 +14,8 @@ from quart import Response, jsonify
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
+from wd_trio.errors import Unavailable
+
 log = structlog.get_logger()
 
 Reply: TypeAlias = tuple[int, Mapping[str, object]]
@@ -43,6 +45,7 @@ def create_app(*, ready: Probe, live: Probe, metrics: Callable[[], Awaitable[str
     app.add_url_rule("/health/live", view_func=health_live, methods=["GET"])
     app.add_url_rule("/metrics", view_func=metrics_text, methods=["GET"])
     app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(Unavailable, _unavailable)
     app.register_error_handler(Exception, _unexpected)
     return app
 
@@ -62,6 +65,11 @@ async def _http_error(error: HTTPException) -> Response:
         if name == "Allow":
             response.headers[name] = value
     return response
+
+
+async def _unavailable(error: Unavailable) -> Response:
+    log.warning("request not served", error=str(error), what=error.what)
+    return _reply(503, {"error": "Service Unavailable", "code": "ServiceUnavailable"})
 
 
 async def _unexpected(error: Exception) -> Response:

@@ -19,7 +19,7 @@ import wd_trio
 from wd_trio.cli import accounts, copies, server
 from wd_trio.cli.terminal import complain
 from wd_trio.config_load import ConfigFaults
-from wd_trio.errors import Invalid, WdError
+from wd_trio.errors import Conflict, Invalid, WdError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,24 +49,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _words(error: WdError) -> str:
-    """An error as a person reads it: its own text, else its class and what it concerns."""
-    kind = {"NotFound": "there is no such", "Conflict": "there is already such a"}.get(type(error).__name__)
-    return str(error) or (f"{kind} {error.what}" if kind and error.what else type(error).__name__)
+    """An error as a person reads it."""
+    if isinstance(error, Conflict) and error.what in ("username", "address"):
+        return f"the {error.what} is taken already"
+    return str(error) or f"{type(error).__name__} {error.what}".strip()
 
 
 def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "--config",
-        metavar="FILE",
-        type=Path,
-        default=argparse.SUPPRESS,
-        help="the configuration (default: ./config.toml where there is one, else defaults)",
-    )
     parser = argparse.ArgumentParser(
-        prog="wd-trio", description="A stateless mail store: IMAP, LMTP and an HTTP API.", parents=[common]
+        prog="wd-trio",
+        description="A stateless mail store: IMAP, LMTP and an HTTP API.",
+        parents=[_common(default=None)],
     )
-    parser.set_defaults(config=None)
+    common = _common(default=argparse.SUPPRESS)  # so that a command does not undo what was said before it
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     server.add_commands(commands, common)
     accounts.add_commands(commands, common)
@@ -74,6 +69,19 @@ def _parser() -> argparse.ArgumentParser:
     version = commands.add_parser("version", help="print the version")
     version.set_defaults(run=_version)
     return parser
+
+
+def _common(*, default: str | None) -> argparse.ArgumentParser:
+    """The options that may stand before a command and after it."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--config",
+        metavar="FILE",
+        type=Path,
+        default=default,
+        help="the configuration (default: ./config.toml where there is one, else defaults)",
+    )
+    return common
 
 
 def _version(arguments: argparse.Namespace) -> int:

@@ -41,7 +41,7 @@ def normalise(address: str) -> str:
     """
     if len(address) > MAX_ADDRESS_BYTES:
         raise Invalid("address too long", what="address")
-    local, domain = split(address.strip())
+    local, domain = split(address.strip(" "))
     try:
         normal = f"{_local(local)}@{_domain(domain)}"
         if len(normal.encode()) > MAX_ADDRESS_BYTES:

@@ -54,6 +54,7 @@ class _Reader:
     __slots__ = (
         "angle",
         "at",
+        "bracketed",
         "comment",
         "domain",
         "group",
@@ -78,8 +79,9 @@ class _Reader:
         self.domain: list[bytes] = []
         self.route = b""
         self.comment = b""
-        self.angle = False
-        self.at = False
+        self.angle = False  # between "<" and ">"
+        self.bracketed = False  # there was a "<"
+        self.at = False  # an "@" was read
 
     def read(self) -> list[Address]:
         value, size, out = self.value, len(self.value), self.out
@@ -127,7 +129,8 @@ class _Reader:
     def _take(self, token: bytes) -> None:
         if token == b"<":
             self.words += self.local + self.domain
-            self.local, self.domain, self.at, self.angle = [], [], False, True
+            self.local, self.domain, self.at = [], [], False
+            self.angle = self.bracketed = True
         elif token == b">":
             self.angle = False
         elif token == b"@":
@@ -165,16 +168,13 @@ class _Reader:
         self.comment = _ESCAPED.sub(rb"\1", text).strip() or self.comment
 
     def _flush(self) -> None:
-        named_by_words = self.at and not self.local and not self.domain
+        """Make an address of what was read since the last comma."""
         name = _phrase(self.words) or self.comment
-        if self.local or self.domain or self.angle or self.route:
+        if self.local or self.domain or self.bracketed:
             self._append(name, b"".join(self.local))
-        elif self.words and not named_by_words:
+        elif len(self.words) == 1 and not self.at and not self.words[0].startswith(b'"'):
             # No "@" anywhere: one word is a mailbox without a domain, more are somebody's name.
-            if len(self.words) == 1 and not self.words[0].startswith(b'"'):
-                self._append(self.comment, self.words[0])
-            else:
-                self._append(name, b"")
+            self._append(self.comment, self.words[0])
         elif name:
             self._append(name, b"")
         self._clear()

@@ -43,18 +43,26 @@ def codec(charset: str) -> str | None:
     return _CODECS.get(charset.strip().lower().replace("-", "_").replace(".", "_").replace(" ", "_"))
 
 
-def decode(data: bytes, charset: str = "") -> str:
-    """`data` as text; never raises. An incomplete character at the very end (a cut) is dropped."""
+def decode(data: bytes, charset: str = "", *, cut: bool = False) -> str:
+    """`data` as text; never raises. With `cut`, an incomplete character at the very end is dropped."""
     for name in (codec(charset) or "utf_8", "utf_8"):
         try:
-            return data.decode(name)
+            return _sound(data.decode(name))
         except UnicodeDecodeError as error:
-            if error.start and error.start >= len(data) - _MAX_CUT_BYTES:
-                start = error.start
-            else:
+            if not cut or error.start < len(data) - _MAX_CUT_BYTES:
                 continue
+            start = error.start
         try:
-            return data[:start].decode(name)
+            return _sound(data[:start].decode(name))
         except UnicodeDecodeError:  # a stateful codec that only read so far because of what came after
             continue
     return data.decode(_FALLBACK, "replace")
+
+
+def _sound(text: str) -> str:
+    """Without the lone surrogates that UTF-7 can spell: no store or wire could carry them."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode()
+    return text

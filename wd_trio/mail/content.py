@@ -72,12 +72,14 @@ class Prepared:
             structure = render_bodystructure(self.root, True, False)
         fields = self.root.fields or {}
         self._structure = structure
-        self._structure_utf8 = _if_other(structure, render_bodystructure(self.root, True, True))
+        self._structure_utf8 = None
+        if not structure.isascii() or b'"message" "global"' in structure:
+            self._structure_utf8 = _if_other(structure, render_bodystructure(self.root, True, True))
         self._body = render_bodystructure(self.root, False, False)
         self._envelope = render_envelope(fields, False)
-        self._envelope_utf8 = (
-            None if self._envelope.isascii() else _if_other(self._envelope, render_envelope(fields, True))
-        )
+        self._envelope_utf8 = None
+        if not self._envelope.isascii():
+            self._envelope_utf8 = _if_other(self._envelope, render_envelope(fields, True))
         self._preview = preview(data, self.root)
         with memoryview(data) as whole, whole.cast("B") as view:
             self._header = bytes(view[: self.root.body_start])

@@ -9,7 +9,8 @@ Where two open multiparts share a boundary the outer one owns it.
 Nothing raises, whatever the bytes. What lies beyond `ScanLimits` is one opaque leaf: a multipart or message
 nested too deep becomes application/octet-stream; the last part that is allowed reaches to the end of the message;
 a header beyond the cap continues as body. A multipart without a boundary, or in which it never occurs, is
-text/plain: every multipart in the tree has children. No pattern here can backtrack.
+text/plain: every multipart in the tree has children. No pattern here can backtrack. What costs more than a
+search per byte has a limit for the whole message: header bytes read, envelope fields kept, lines looked up.
 """
 
 from __future__ import annotations
@@ -48,16 +49,20 @@ _MESSAGE_FIELDS: Final = _PART_FIELDS | ENVELOPE_FIELDS
 _DASHES: Final = re.compile(rb"\n--([^\n]{1,%d}+)" % (MAX_BOUNDARY_BYTES + 64))
 # A line that can end a header: an empty one, or one that may be a delimiter.
 _HEADER_STOP: Final = re.compile(rb"\n(?:\r?+\n|--([^\n]{1,%d}+))" % (MAX_BOUNDARY_BYTES + 64))
-_ENCODING: Final = re.compile(rb"[!#$%&'*+\-.0-9A-Z^_`a-z{|}~]++")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScanLimits:
-    """How much of a message is understood. `depth` counts multiparts and messages around a part."""
+    """How much of a message is understood. `depth` counts multiparts and messages around a part; `misses` are
+    lines that begin with "--" and are no delimiter. One header ends after `header_bytes` at the latest; of all
+    headers together `headers_bytes` are read, and `envelope_bytes` of embedded messages' envelope fields."""
 
     depth: int = 50
     parts: int = 1000
+    misses: int = 1_000_000
     header_bytes: int = 1 << 20
+    headers_bytes: int = 8 << 20
+    envelope_bytes: int = 256 << 10
 
 
 _DEFAULT_LIMITS: Final = ScanLimits()
@@ -156,7 +161,19 @@ class _Scanner:
     """`chain` holds the open entities from the root inwards, `bounds` the boundary that each owns (None: none);
     `active` leads from a boundary to its owner's place in the chain."""
 
-    __slots__ = ("active", "bounds", "chain", "counted", "data", "limits", "lines", "parts")
+    __slots__ = (
+        "active",
+        "bounds",
+        "chain",
+        "counted",
+        "data",
+        "envelope_left",
+        "headers_left",
+        "limits",
+        "lines",
+        "misses",
+        "parts",
+    )
 
     def __init__(self, data: bytes | memoryview, limits: ScanLimits) -> None:
         self.data = data
@@ -165,6 +182,9 @@ class _Scanner:
         self.bounds: list[bytes | None] = []
         self.active: dict[bytes, int] = {}
         self.parts = 0
+        self.misses = 0
+        self.headers_left = limits.headers_bytes
+        self.envelope_left = limits.envelope_bytes
         self.counted = 0  # line ends are counted up to here …
         self.lines = 0  # … and are so many
 
@@ -188,7 +208,7 @@ class _Scanner:
     def _entity(self, part: Part) -> Part | None:
         """Read one entity's header and settle where its body leads: the entity to read next, None at the end."""
         cut = self._header(part)
-        _interpret(part, bytes(self.data[part.header_start : part.body_start]))
+        self._read_header(part)
         part.lines = self._lines_to(part.body_start)
         if part.type == "multipart":
             self._open_multipart(part, cut is None)
@@ -202,6 +222,18 @@ class _Scanner:
                     return nested
                 nested.lines = part.lines
         return self._proceed(cut or self._next_delimiter(part.body_start))
+
+    def _read_header(self, part: Part) -> None:
+        start = part.header_start
+        block = bytes(self.data[start : min(part.body_start, start + self.headers_left)])
+        self.headers_left -= len(block)
+        _interpret(part, block)
+        if part.fields and self.parts > 1:
+            size = sum(map(len, part.fields.values()))
+            if size > self.envelope_left:
+                part.fields = {}
+            else:
+                self.envelope_left -= size
 
     def _exhausted(self) -> bool:
         return len(self.chain) > self.limits.depth or self.parts >= self.limits.parts
@@ -228,10 +260,8 @@ class _Scanner:
                     child.type, child.subtype, child.params = "message", "rfc822", ()
                 owner.children.append(child)
                 return child
-            boundary = self.bounds[index]
-            if boundary is not None:
-                del self.active[boundary]
-                self.bounds[index] = None
+            self.active.pop(self.bounds[index] or b"", None)
+            self.bounds[index] = None
             delimiter = self._next_delimiter(delimiter.next_start)
         self._end(0, len(self.data))
         return None
@@ -279,19 +309,22 @@ class _Scanner:
                 delimiter = self._delimiter(match)
                 if delimiter is not None:
                     return delimiter
+                if not self.active:
+                    break
         return None
 
     def _delimiter(self, match: re.Match[bytes]) -> _Delimiter | None:
         line = match[1].rstrip(b" \t\r")
         owner = self.active.get(line)
         closes = False
-        if owner is None:
-            if not line.endswith(b"--"):
-                return None
+        if owner is None and line.endswith(b"--"):
             owner = self.active.get(line[:-2])
-            if owner is None:
-                return None
             closes = True
+        if owner is None:
+            self.misses += 1
+            if self.misses >= self.limits.misses:
+                self.active.clear()  # enough looked up: nothing ends the open parts any more
+            return None
         end = match.start()
         if end and self.data[end - 1] == 13:
             end -= 1
@@ -329,8 +362,8 @@ def _interpret(part: Part, block: bytes) -> None:
         else:
             _make_plain(part)  # RFC 2045 §5.2
     value = found.get(b"content-transfer-encoding")
-    if value and (word := _ENCODING.match(value)):
-        part.encoding = word[0].decode().lower()
+    if value:
+        part.encoding = params.word(value) or part.encoding
     value = found.get(b"content-disposition")
     if value:
         disposition = params.disposition(value)

@@ -13,7 +13,7 @@ from typing import Final
 from wd_trio.errors import Invalid
 
 _OTHER: Final = re.compile(r"[^\x20-\x7e]++")
-_SHIFTED: Final = re.compile(r"&([^-]*+)-")
+_SHIFTED: Final = re.compile(r"&([^-&]*+)-")
 
 
 def encode(text: str) -> str:

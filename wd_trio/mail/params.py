@@ -18,6 +18,7 @@ Params: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
 MAX_PARAMS: Final = 64
 MAX_VALUE_BYTES: Final = 4096
+MAX_WORD_BYTES: Final = 128  # types, names and the like; longer ones are no such word
 _MAX_CACHED_BYTES: Final = 256
 _TOKEN: Final = re.compile(rb"[!#$%&'*+\-.0-9A-Z^_`a-z{|}~]++")
 _SEPARATORS: Final = re.compile(rb"[;\s]*+")
@@ -57,7 +58,7 @@ def _type(value: bytes) -> ContentType:
     head, _, rest = value.partition(b";")
     head = head.partition(b"(")[0]
     words = [word.strip() for word in head.split(b"/")]
-    if len(words) != 2 or not all(_TOKEN.fullmatch(word) for word in words):
+    if len(words) != 2 or not all(len(word) <= MAX_WORD_BYTES and _TOKEN.fullmatch(word) for word in words):
         return ContentType("", "", ())
     return ContentType(words[0].decode().lower(), words[1].decode().lower(), parse(rest))
 
@@ -68,8 +69,14 @@ _cached_type = lru_cache(maxsize=2048)(_type)
 def disposition(value: bytes) -> Disposition:
     """A Content-Disposition value taken apart."""
     head, _, rest = value.partition(b";")
-    word = _TOKEN.match(head.strip())
-    return Disposition(word[0].decode().lower(), parse(rest)) if word else Disposition("", ())
+    kind = word(head)
+    return Disposition(kind, parse(rest)) if kind else Disposition("", ())
+
+
+def word(value: bytes) -> str:
+    """The token with which a value begins, in lower case; "" when there is none or it is too long."""
+    match = _TOKEN.match(value.lstrip())
+    return match[0].decode().lower() if match and len(match[0]) <= MAX_WORD_BYTES else ""
 
 
 def parse(value: bytes) -> Params:
@@ -89,9 +96,10 @@ def parse(value: bytes) -> Params:
                 break
             continue
         name = match[1].decode().lower()
-        split = split or "*" in name
-        found.append((name, _value(match, name)))
         position = match.end()
+        if len(name) <= MAX_WORD_BYTES:
+            split = split or "*" in name
+            found.append((name, _value(match, name)))
     return _joined(found) if split else tuple((name.encode(), text) for name, text in found)
 
 
@@ -99,11 +107,11 @@ def _value(match: re.Match[bytes], name: str) -> bytes:
     quoted: bytes | None = match[2]
     if quoted is not None:
         return (_ESCAPED.sub(rb"\1", quoted) if b"\\" in quoted else quoted)[:MAX_VALUE_BYTES]
-    text = match[3].strip()
+    text = match[3].strip()[:MAX_VALUE_BYTES]
     if text.endswith(b")") and not name.startswith(("name", "filename")):
         # File names end in "(1)" unquoted more often than in a comment.
         text = _COMMENT_TAIL.sub(b"", text)
-    return text[:MAX_VALUE_BYTES]
+    return text
 
 
 def _joined(found: list[tuple[str, bytes]]) -> Params:

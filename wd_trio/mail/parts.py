@@ -16,6 +16,7 @@ from wd_trio.errors import Invalid
 from wd_trio.mail.mime import Part
 
 MAX_NUMBERS: Final = 128
+MAX_CHARSET: Final = 64
 _MAX_DIGITS: Final = 9
 
 
@@ -136,7 +137,7 @@ def _node(part: Part, shift: int) -> _Node:
         part.body_end + shift,
         part.content_type,
         part.encoding,
-        (charset or "").lower(),
+        (charset or "").lower()[:MAX_CHARSET],
         [_node(child, shift) for child in part.children],
         _node(part.message, shift) if part.message is not None else None,
     )

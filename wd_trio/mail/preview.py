@@ -19,6 +19,9 @@ MAX_BODY_BYTES: Final = 64 * 1024
 _MAX_TEXT: Final = 4096  # characters of text looked at: blanks and invisible ones may be many
 _JOINER: Final = "\u200d"  # unprintable by itself, but part of printable emoji and Indic clusters
 _RAW_TEXT: Final = ("script", "style", "title", "head")  # elements whose content is not the message
+_NOT_BASE64: Final = bytes(
+    byte for byte in range(256) if not (chr(byte).isascii() and (chr(byte).isalnum() or byte in b"+/"))
+)
 _INLINE: Final = frozenset({"a", "b", "i", "u", "em", "strong", "span", "font", "small", "sub", "sup"})
 
 
@@ -29,7 +32,7 @@ def preview(data: Data, root: Part) -> str:
         return ""
     stop = min(part.body_end, part.body_start + MAX_BODY_BYTES)
     body = _decoded(bytes(data[part.body_start : stop]), part.encoding)
-    text = charset.decode(body, part.param("charset") or "")
+    text = charset.decode(body, part.param("charset") or "", cut=stop < part.body_end)
     return readable(strip_html(text) if part.subtype == "html" else text)
 
 
@@ -62,13 +65,11 @@ def _decoded(body: bytes, encoding: str) -> bytes:
 
 
 def _base64(body: bytes) -> bytes:
-    """As much as is whole: the body may be cut anywhere, or be no base64 at all."""
-    letters = body.translate(None, b"\r\n\t ")
-    letters = letters.partition(b"=")[0]
-    try:
-        return binascii.a2b_base64(letters[: len(letters) // 4 * 4])
-    except binascii.Error:
-        return b""
+    """As much as is whole: the body may be cut anywhere, or hold bytes that are no base64."""
+    letters = body.partition(b"=")[0].translate(None, _NOT_BASE64)
+    if len(letters) % 4 == 1:
+        letters = letters[:-1]
+    return binascii.a2b_base64(letters + b"==")
 
 
 def strip_html(text: str) -> str:

@@ -18,8 +18,9 @@ import trio
 from wd_trio.adapters.sqlite import backup
 from wd_trio.adapters.sqlite.bus import LocalBus
 from wd_trio.addresses import sqlite_path
-from wd_trio.config import Config
+from wd_trio.config import Config, Log
 from wd_trio.errors import NotFound, WdError
+from wd_trio.ops import log
 from wd_trio.ops.boot import Services, open_services
 from wd_trio.ports.documents import Collection, Index, Insert
 from wd_trio.ports.ids import new_id
@@ -56,6 +57,8 @@ class Demo:
 
 def _run(config: Config, errand: Callable[[Services], Awaitable[T]]) -> T:
     """Run one errand on freshly opened services; an expected failure arrives as itself, never in a group."""
+
+    log.configure(Log(level="warning", format=config.log.format))
 
     async def main() -> T:
         try:
@@ -113,7 +116,7 @@ def list_users(config: Config, prefix: str = "") -> list[Account]:
                         username=user.username,
                         address=user.address,
                         messages=usage.messages,
-                        used_bytes=usage.bytes,
+                        used_bytes=usage.size_bytes,
                         quota_bytes=user.quota_bytes,
                         disabled=user.disabled,
                     )

@@ -154,8 +154,8 @@ class Child:
                 self._hear(message, channel, nursery)
         except ChannelOver:
             self._all_read.set()
-        except ValueError as error:  # also what msgspec raises: it speaks another language, so it cannot be led
-            log.error("worker sent nonsense", slot=self.boot.slot, pid=self.pid, error=str(error))
+        except ValueError:  # also what msgspec raises: it speaks another language, so it cannot be led
+            log.exception("worker sent nonsense", slot=self.boot.slot, pid=self.pid)
             self.kill()
 
     def _hear(self, message: messages.Message, channel: Channel, nursery: trio.Nursery) -> None:
@@ -272,7 +272,9 @@ class Child:
         text = await self._around.metrics_text()
         for at in range(0, max(len(text), 1), TEXT_PIECE_CHARS):
             piece = text[at : at + TEXT_PIECE_CHARS]
-            if not await self._say(channel, messages.Metrics(request, piece, at + TEXT_PIECE_CHARS >= len(text))):
+            if not await self._say(
+                channel, messages.Metrics(request, piece, at + TEXT_PIECE_CHARS >= len(text))
+            ):
                 return
 
     # -- its end

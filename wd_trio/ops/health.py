@@ -1,8 +1,8 @@
 """Health: readiness touches the engine, liveness does not.
 
-Readiness (`/health`) answers within 2 s whatever the engine does, because a balancer gives up after about that; it
-says `draining` on the way out. Liveness (`/health/live`) asks only whether this process still works, so that an outage
-of an engine never makes an orchestrator restart every server. What goes wrong is told in fixed words.
+Readiness (`/health`) answers within 2 s whatever the engine does, because a balancer gives up after about that;
+it says `draining` on the way out. Liveness (`/health/live`) asks only whether this process still works, so that an
+outage of an engine never makes an orchestrator restart every server. What goes wrong is told in fixed words.
 """
 
 from __future__ import annotations

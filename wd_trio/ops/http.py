@@ -1,8 +1,8 @@
 """Hypercorn in a worker: serves the app on listeners that the supervisor bound.
 
 Hypercorn accepts for itself, every worker on the same sockets. Its own limits are set here: its backlog (it calls
-listen again), the time that idle and half-said requests may take, and what it tells the log. Its sends are shielded from
-cancellation without a deadline, so whoever runs this bounds it from outside (ops/worker.py).
+listen again), the time that idle and half-said requests may take, and what it tells the log. Its sends are shielded
+from cancellation without a deadline, so whoever runs this bounds it from outside (ops/worker.py).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any, Final, cast
 
 import hypercorn.config
 import hypercorn.trio
-import trio
 
 from wd_trio.ops.listeners import BACKLOG
 

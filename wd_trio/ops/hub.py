@@ -23,14 +23,15 @@ _dropped: Final = metrics.hub_datagrams_total.labels("dropped")
 
 
 class Hub:
-    """The attached workers' bus sockets."""
+    """The attached workers' bus sockets; for each at most `queue_datagrams` wait."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, queue_datagrams: int = QUEUE_DATAGRAMS) -> None:
+        self._queue_datagrams = queue_datagrams
         self._ports: set[_Port] = set()
 
     async def serve(self, sock: socket.socket) -> None:
         """Relay for the worker at the other end of `sock` until it is gone; the socket is closed then."""
-        port = _Port(sock)
+        port = _Port(sock, self._queue_datagrams)
         self._ports.add(port)
         try:
             async with trio.open_nursery() as nursery:
@@ -48,7 +49,8 @@ class Hub:
 class _Port:
     """One worker at the hub: what it sends is iterated over, what it is to get is queued."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, most: int) -> None:
+        self._most = most
         self._sock = trio.socket.from_stdlib_socket(sock)
         self._queue: deque[bytes] = deque()
         self._some = trio.Event()
@@ -67,7 +69,7 @@ class _Port:
 
     def offer(self, datagram: bytes) -> None:
         """Queue a datagram, or replace a full queue by one order to resync."""
-        if len(self._queue) >= QUEUE_DATAGRAMS:
+        if len(self._queue) >= self._most:
             _dropped.inc(len(self._queue))
             self._queue.clear()
             datagram = RESYNC_DATAGRAM

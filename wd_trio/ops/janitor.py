@@ -2,8 +2,8 @@
 
 Whoever holds the leader's lock checkpoints the database every few seconds, and every hour removes blobs that nothing
 refers to and journal entries that nobody needs. Each worker keeps trying to lead, so that the next one takes over
-when the leader dies. Upkeep runs in a lane of its own: a slow checkpoint holds up nothing else. An engine in trouble is
-logged and tried again; nothing here is urgent.
+when the leader dies. Upkeep runs in a lane of its own: a slow checkpoint holds up nothing else. An engine in trouble
+is logged and tried again; nothing here is urgent.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import socket
 import stat
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import structlog
 import trio
@@ -113,7 +113,7 @@ def _bind(protocol: str, address: Listen) -> list[Listener]:
         raise BindFailed(f"cannot listen on {address} for {protocol}: {reason}") from error
 
 
-def _bind_some(protocol: str, targets: Sequence[tuple[int, tuple[str | int, ...]]]) -> list[Listener]:
+def _bind_some(protocol: str, targets: Sequence[tuple[int, Any]]) -> list[Listener]:
     """Bind all that a name stands for; a family that this machine does not have is left out, if not the only one."""
     bound: list[Listener] = []
     missing: OSError | None = None
@@ -131,7 +131,7 @@ def _bind_some(protocol: str, targets: Sequence[tuple[int, tuple[str | int, ...]
     return bound
 
 
-def _bind_tcp(protocol: str, family: int, to: tuple[str | int, ...]) -> Listener:
+def _bind_tcp(protocol: str, family: int, to: Any) -> Listener:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -196,7 +196,7 @@ async def accept_all(
                     continue
                 if error.errno not in _EXHAUSTED:
                     raise
-                log.error("cannot accept", address=str(listener), error=error.strerror)
+                log.warning("cannot accept", address=str(listener), error=error.strerror)
                 await trio.sleep(EXHAUSTED_PAUSE_S)
                 break
             accepted(sock, *_client(sock, name))

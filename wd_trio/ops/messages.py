@@ -45,7 +45,7 @@ class Ready(_Message, frozen=True):
 
 
 class Failed(_Message, frozen=True):
-    """Worker → supervisor: it cannot start, for a reason that trying again will not cure."""
+    """Worker → supervisor: it cannot start, and why. Fatal for a server that was never ready."""
 
     reason: str
 

@@ -25,7 +25,10 @@ worker_deaths_total: Final = Counter(
 )
 workers_ready: Final = Gauge("wildduck_workers_ready", "Workers that take connections", registry=SUPERVISOR)
 refused_total: Final = Counter(
-    "wildduck_connections_refused", "Connections refused at the door", ["protocol", "reason"], registry=SUPERVISOR
+    "wildduck_connections_refused",
+    "Connections refused at the door",
+    ["protocol", "reason"],
+    registry=SUPERVISOR,
 )
 hub_datagrams_total: Final = Counter(
     "wildduck_hub_datagrams", "Datagrams of hints at the hub, by fate", ["fate"], registry=SUPERVISOR

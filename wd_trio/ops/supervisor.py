@@ -27,11 +27,10 @@ from wd_trio import __version__, telemetry
 from wd_trio.config import Config
 from wd_trio.errors import Invalid, WdError
 from wd_trio.ops import log as logging
-from wd_trio.ops.boot import clear_limits
-from wd_trio.ops.children import ChildOptions, Surroundings
+from wd_trio.ops.boot import clear_limits, hostname
+from wd_trio.ops.children import ChildOptions
 from wd_trio.ops.control import ControlSocket, control_path
 from wd_trio.ops.door import Door
-from wd_trio.ops.hub import Hub
 from wd_trio.ops.listeners import BindFailed, Listener, accept_all, bind_all
 from wd_trio.ops.workers import Workers
 
@@ -69,9 +68,11 @@ def serve(
         listeners = _bind(config, control)
         clear_limits(config)
     except (BindFailed, WdError, OSError) as error:
-        log.error("cannot start", error=str(error))
+        log.critical("cannot start", error=str(error))
         return EXIT_CANNOT_START
-    supervisor = Supervisor(config, listeners, control, reload=reload, on_ready=on_ready, child_options=child_options)
+    supervisor = Supervisor(
+        config, listeners, control, reload=reload, on_ready=on_ready, child_options=child_options
+    )
     log.info("starting", version=__version__, config=str(config_path) if config_path else None)
     try:
         return trio.run(supervisor.run)
@@ -100,11 +101,6 @@ def _raise_descriptor_limit() -> None:
 def worker_count(config: Config) -> int:
     """How many workers a configuration asks for: one per usable core where it says 0."""
     return config.server.workers or len(os.sched_getaffinity(0))
-
-
-def server_name(config: Config) -> str:
-    """This server's name among others."""
-    return config.server.hostname or socket.gethostname()
 
 
 class Supervisor:
@@ -153,21 +149,15 @@ class Supervisor:
         return 0 if clean else EXIT_FAILED
 
     def _workers(self, tree: trio.Nursery) -> Workers:
-        around = Surroundings(
-            door=self._door,
-            hub=Hub(),
-            api_descriptors=[each.sock.fileno() for each in self._listeners if each.protocol == "api"],
-            metrics_text=lambda: workers.metrics_text(),
-            options=self._child_options,
-        )
-        workers = Workers(
+        return Workers(
             self._config,
             count=worker_count(self._config),
-            server=server_name(self._config),
-            around=around,
+            server=hostname(self._config),
+            door=self._door,
+            api_descriptors=[each.sock.fileno() for each in self._listeners if each.protocol == "api"],
+            options=self._child_options,
             nursery=tree,
         )
-        return workers
 
     # -- serving
 
@@ -191,7 +181,7 @@ class Supervisor:
         if self._stop_wanted.is_set():
             return
         if failure:
-            log.error("cannot start", error=failure)
+            log.critical("cannot start", error=failure)
             self._failure = failure
             self._stop_wanted.set()
             return
@@ -235,7 +225,9 @@ class Supervisor:
         """Read the configuration again and roll the workers; the faults, each logged, if nothing came of it."""
         async with self._reloading:
             if self._reload is None or self._stop_wanted.is_set():
-                faults = ["the server is stopping" if self._reload else "this server has no configuration to reread"]
+                faults = [
+                    "the server is stopping" if self._reload else "this server has no configuration to reread"
+                ]
             else:
                 try:
                     config = await trio.to_thread.run_sync(self._reload)

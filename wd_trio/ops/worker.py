@@ -33,7 +33,7 @@ import trio
 from wd_trio import telemetry
 from wd_trio.adapters.sqlite.bus import HubBus
 from wd_trio.api.app import create_app
-from wd_trio.errors import Invalid, Unavailable, WdError
+from wd_trio.errors import Unavailable, WdError
 from wd_trio.ops import log as logging
 from wd_trio.ops import messages, metrics
 from wd_trio.ops.boot import Services, handlers, open_services
@@ -41,6 +41,7 @@ from wd_trio.ops.handoff import Channel, ChannelOver, Received, close_all
 from wd_trio.ops.health import Health
 from wd_trio.ops.http import serve_http
 from wd_trio.ops.janitor import Janitor
+from wd_trio.servers.driver import DriverOptions
 from wd_trio.servers.listener import ConnectionHost, Handler
 
 log = structlog.get_logger()
@@ -67,6 +68,7 @@ class Worker:
         self._api_leaving = trio.Event()
         self._api_ended = trio.Event()
         self._deadline_s = 0.0
+        self._driver_options = DriverOptions()
         self._closed: list[str] = []
         self._some_closed = trio.Event()
         self._numbers = count(1)
@@ -86,10 +88,11 @@ class Worker:
             return await self._cannot_start("worker and supervisor are of different versions")
         logging.configure(boot.config.log, role=f"worker {boot.slot}")
         self._deadline_s = boot.config.server.drain_s
+        self._driver_options = DriverOptions(flush_s=boot.config.limits.flush_s)
         try:
             return await self._serve(boot)
         except* WdError as group:
-            log.error("worker failed", error="; ".join(str(error) for error in _leaves(group)))
+            log.critical("worker failed", error="; ".join(str(error) for error in _leaves(group)))
         except* Exception:
             log.exception("worker failed")
         return EXIT_FAILED
@@ -109,7 +112,7 @@ class Worker:
                         open_services(boot.config, bus=self._bus, server=boot.server, worker=boot.owner)
                     )
                     await services.end_claims()
-                except Invalid as error:
+                except WdError as error:
                     return await self._cannot_start(str(error))
                 health = self._health = Health(gateway=services.gateway, store=services.store)
                 app = create_app(ready=health.ready, live=health.live, metrics=self._metrics_text)
@@ -141,7 +144,13 @@ class Worker:
         self, protocol: str, handler: Handler, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         async with trio.open_nursery() as nursery:
-            host = ConnectionHost(protocol, handler, nursery=nursery, on_end=self._connection_ended)
+            host = ConnectionHost(
+                protocol,
+                handler,
+                nursery=nursery,
+                options=self._driver_options,
+                on_end=self._connection_ended,
+            )
             self._hosts[protocol] = host
             task_status.started()
             await self._leaving.wait()

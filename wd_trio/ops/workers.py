@@ -12,7 +12,7 @@ claims under its own name: whoever held them is gone.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import structlog
@@ -20,7 +20,9 @@ import trio
 
 from wd_trio.config import Config
 from wd_trio.ops import messages, metrics
-from wd_trio.ops.children import Child, Surroundings
+from wd_trio.ops.children import Child, ChildOptions, Surroundings
+from wd_trio.ops.door import Door
+from wd_trio.ops.hub import Hub
 from wd_trio.ops.messages import Boot, Family
 
 log = structlog.get_logger()
@@ -68,7 +70,7 @@ class Keeper:
             try:
                 await child.run()
             except OSError as error:  # no process could be made: the machine is short of something
-                log.error("cannot start a worker", slot=self.slot, error=str(error))
+                log.warning("cannot start a worker", slot=self.slot, error=str(error))
             self._on_death(child)
             if self._retired:
                 return
@@ -111,11 +113,27 @@ class Keeper:
 class Workers:
     """All slots. Runs in a nursery of its owner's."""
 
-    def __init__(self, config: Config, *, count: int, server: str, around: Surroundings, nursery: trio.Nursery) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        count: int,
+        server: str,
+        door: Door,
+        api_descriptors: Sequence[int],
+        options: ChildOptions,
+        nursery: trio.Nursery,
+    ) -> None:
         self._config = config
         self._count = count
         self._server = server
-        self._around = around
+        self._around = Surroundings(
+            door=door,
+            hub=Hub(),
+            api_descriptors=api_descriptors,
+            metrics_text=self.metrics_text,
+            options=options,
+        )
         self._nursery = nursery
         self._keepers: dict[int, Keeper] = {}
         self._retiring: set[Keeper] = set()

@@ -81,6 +81,7 @@ class Connection:
         "_options",
         "_receiving",
         "_sock",
+        "_through_drain",
         "_wakeable",
         "_woken",
         "bytes_in",
@@ -104,6 +105,7 @@ class Connection:
         self._on_end = on_end
         self._receiving: trio.CancelScope | None = None
         self._wakeable = False
+        self._through_drain = False
         self._woken = False
         self._drain = False
         self._ended = False
@@ -138,7 +140,7 @@ class Connection:
             await trio.lowlevel.checkpoint()
             return data
         with trio.CancelScope(deadline=trio.current_time() + timeout_s) as scope:
-            self._receiving, self._wakeable = scope, wakeable
+            self._receiving, self._wakeable, self._through_drain = scope, wakeable, through_drain
             try:
                 while data is None:
                     await trio.lowlevel.wait_readable(self._sock)
@@ -202,9 +204,9 @@ class Connection:
             self._receiving.cancel()
 
     def begin_drain(self) -> None:
-        """Make the pending `receive` and every later one raise Draining."""
+        """Make the pending `receive` and every later one raise Draining, but those that read through it."""
         self._drain = True
-        if self._receiving is not None:
+        if self._receiving is not None and not self._through_drain:
             self._receiving.cancel()
 
     async def finish(self, reason: str) -> None:

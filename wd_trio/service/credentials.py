@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import trio
-from argon2 import PasswordHasher
+from argon2 import PasswordHasher, extract_parameters
 from argon2.exceptions import HashingError, InvalidHashError, VerificationError, VerifyMismatchError
 
 from wd_trio import errors
@@ -68,17 +68,14 @@ class Hasher:
     @in_lane(HASH)
     def verify(self, password_hash: str, password: Secret) -> Verified:
         """Does the password match? False for "" and for hashes that are not argon2's, after the same time."""
+        stored = password_hash if _is_argon2(password_hash) else self._decoy
         try:
-            try:
-                self._argon2.verify(password_hash or self._decoy, password.reveal())
-            except InvalidHashError:
-                self._argon2.verify(self._decoy, password.reveal())
-                return Verified(False)
+            self._argon2.verify(stored, password.reveal())
         except VerifyMismatchError:
             return Verified(False)
         except VerificationError as error:
             raise errors.Unavailable("argon2 could not verify", what="hash") from error
-        if not password_hash:
+        if stored is not password_hash:
             return Verified(False)
         outdated = self._argon2.check_needs_rehash(password_hash)
         return Verified(True, self.hash(password) if outdated else None)
@@ -131,6 +128,14 @@ def is_plausible(password: Secret) -> bool:
         return len(text.encode()) <= PASSWORD_BYTES
     except UnicodeEncodeError:
         return False
+
+
+def _is_argon2(password_hash: str) -> bool:
+    try:
+        extract_parameters(password_hash)
+    except InvalidHashError:
+        return False
+    return password_hash.isascii()
 
 
 def _random_base64(size: int) -> str:

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import structlog
 import trio
 
 from wd_trio import errors, telemetry
+from wd_trio.mail.address import normalise
 from wd_trio.mail.model import Appended, Changes, Content, NewMessage
 from wd_trio.ports.bus import Hint
 from wd_trio.ports.gateway import Gateway
@@ -74,9 +75,12 @@ class Delivery:
         return Spool(self._gateway, most_bytes=most_bytes, memory_bytes=memory_bytes)
 
     async def resolve(self, address: str, *, size_bytes: int = 0) -> Recipient:
-        """Whom `address` means. NotFound; Denied when disabled; Invalid; Unavailable; OverQuota when there is no
-        room for `size_bytes` more (the append has the last word: this only spares the sender the message)."""
-        recipient = await self._users.resolve(address)
+        """Whom `address` means, as a Recipient of this very address (normalised, its +detail included).
+
+        NotFound; Denied when disabled; Invalid; Unavailable; OverQuota when there is no room for `size_bytes`
+        more (the append has the last word: this only spares the sender the message).
+        """
+        recipient = replace(await self._users.resolve(address), address=normalise(address))
         if recipient.quota_bytes is not None:
             usage = await self._gateway.run(self._store.usage, recipient.user_id)
             if usage.size_bytes + max(size_bytes, 1) > recipient.quota_bytes:

@@ -78,13 +78,10 @@ class Messages:
             if not rows:
                 at += size
                 continue
-            at = uids.below(rows[-1].uid) + 1 if self._cut_short(page, rows, columns) else at + size
+            # A page that brings columns has a budget of bytes, which may have ended it early.
+            cut_short = columns and rows[-1].uid != page.last
+            at = uids.index(rows[-1].uid) + 1 if cut_short else at + size
             yield rows
-
-    @staticmethod
-    def _cut_short(page: UidSet, rows: Sequence[MessageRow], columns: Columns) -> bool:
-        """Whether the byte budget may have ended the page early; only pages that bring ropes have one."""
-        return bool(columns & Columns.ROPE) and rows[-1].uid != page.last
 
     async def stream(self, row: MessageRow, rope: Rope, start: int, stop: int) -> AsyncIterator[bytes]:
         """The bytes start … stop - 1 of a message in pieces of at most 256 KiB, in constant memory."""
@@ -120,6 +117,10 @@ class Messages:
         if gone.uids:
             self._hint(place, gone.previous_modseq, gone.modseq, vanished=[Vanished(gone.modseq, gone.uids)])
         return gone
+
+    def spool(self, *, most_bytes: int) -> Spool:
+        """Where the bytes of a message to append are gathered."""
+        return Spool(self._gateway, most_bytes=most_bytes)
 
     async def append(
         self,

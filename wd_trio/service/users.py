@@ -42,7 +42,7 @@ ADDRESSES: Final = Collection("addresses", (Index("address", unique=True), Index
 
 USERNAME_CHARACTERS: Final = 128
 NAME_CHARACTERS: Final = 256
-ADDRESSES_OF_A_USER: Final = 10_000
+ADDRESSES_OF_A_USER: Final = 1_000
 CAS_ATTEMPTS: Final = 5
 
 # WildDuck's usernames: words of letters, digits and "-", joined by one of ". _ = :", perhaps with a domain.
@@ -131,7 +131,8 @@ class Users:
         )
         operations: list[Operation] = [Insert(USERS, user.id, _data_of(user))]
         operations += [
-            _address_insert(user.id, each, user.created) for each in sorted({main, _reserved(username)} - {""})
+            _address_insert(user.id, each, user.created)
+            for each in sorted({main, _reserved(username)} - {""})
         ]
         await self._gateway.run(_create, self._documents, self._store, user.id, operations)
         return user
@@ -203,12 +204,14 @@ class Users:
 
         try:
             await self._gateway.run(_change, self._documents, user_id, plan)
-        finally:
+        except errors.NotFound:
             await self._gateway.run(self._store.delete_user_mail, user_id)
+            raise
+        await self._gateway.run(self._store.delete_user_mail, user_id)
 
     async def add_address(self, user_id: str, address: str) -> Address:
         """The first address of a user becomes its main one. Conflict (what = "address") for one that is taken;
-        Limited beyond 10,000 addresses; Invalid."""
+        Limited beyond 1,000 addresses; Invalid."""
         normal = normalise(address)
         added = Address(new_id(), normal, user_id, int(time.time()))
 
@@ -397,7 +400,7 @@ def _reserved(username: str) -> str:
 
 
 def _check_name(name: str) -> None:
-    if len(name) > NAME_CHARACTERS or any(ord(character) < 0x20 for character in name):
+    if len(name) > NAME_CHARACTERS or not name.isprintable():
         raise errors.Invalid(f"a name has at most {NAME_CHARACTERS} printable characters", what="name")
 
 

@@ -4,11 +4,11 @@ A backup is a copy of one moment: the read transaction that is begun first holds
 meanwhile (and keeps the write-ahead log from shrinking until the copy is done). The file appears under its name
 only when it is whole and durable.
 
-A restore is prepared beside the target (checked, migrated, re-dated) and then copied into the live database in one
-transaction under the writer's lock. Uids and modseqs given after the backup are lost with it and would be given
-again for other messages, so every mailbox gets a fresh UIDVALIDITY (clients drop their caches, RFC 3501 §2.3.1.1)
-and a modseq far above any given before, with the journal's floor there too: sessions that were looking at a mailbox
-get Outdated, and caches by (mailbox, modseq) miss. Limits and sessions are not part of a backup.
+A restore is prepared beside the target (checked, migrated), then, under the writer's lock, re-dated and copied
+into the live database in one transaction. Uids and modseqs given after the backup are lost with it and would be given
+again for other messages, so every mailbox gets a UIDVALIDITY (RFC 3501 §2.3.1.1: clients drop their caches) and a
+modseq above any that backup or live database know, with the journal's floor there too: sessions that were looking
+at a mailbox get Outdated, and caches by (mailbox, modseq) miss. Limits and sessions are not part of a backup.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from typing import Final
 
 from wd_trio import errors
 from wd_trio.adapters.sqlite import disk, mailboxes, schema
-from wd_trio.adapters.sqlite.connection import SqliteOptions, connect
-from wd_trio.adapters.sqlite.faults import engine_faults
+from wd_trio.adapters.sqlite.connection import SqliteOptions, connect, use_wal
+from wd_trio.adapters.sqlite.faults import engine_faults, is_damaged
 from wd_trio.adapters.sqlite.locks import TurnLock
 
 _STEP_PAGES: Final = 1024
-_MODSEQ_JUMP: Final = 1 << 32
+_MODSEQ_JUMP: Final = 1 << 20  # above what mailboxes had that were removed since, too
 
 Progress = Callable[[int, int], None]
 
@@ -79,7 +79,7 @@ def restore(source: Path, target: Path, progress: Progress | None = None) -> Non
 
 
 def _prepare(source: Path, scratch: Path) -> None:
-    """Make a checked, migrated, re-dated copy of the backup."""
+    """Make a checked and migrated copy of the backup."""
     try:
         with (
             closing(
@@ -91,9 +91,7 @@ def _prepare(source: Path, scratch: Path) -> None:
             copy.execute("PRAGMA synchronous = OFF")
             copy.execute("PRAGMA journal_mode = DELETE")
             _require_sound(copy)
-            now = int(time.time())
-            schema.migrate(copy, schema.STORE_SCHEMA, now)
-            _redate(copy, now)
+            schema.migrate(copy, schema.STORE_SCHEMA, int(time.time()))
     except sqlite3.DatabaseError as error:
         raise errors.Invalid(f"{source} cannot be restored: {error}", what="backup") from error
 
@@ -108,27 +106,49 @@ def _require_sound(copy: sqlite3.Connection) -> None:
     schema.require_known(version, schema.STORE_SCHEMA)
 
 
-def _redate(copy: sqlite3.Connection, now: int) -> None:
-    copy.execute("BEGIN")
-    for (number,) in copy.execute("SELECT mailbox FROM mailboxes").fetchall():
-        validity = mailboxes.next_uid_validity(copy, now)
-        copy.execute("UPDATE mailboxes SET uid_validity = ? WHERE mailbox = ?", (validity, number))
-    copy.execute("UPDATE mailboxes SET modseq = modseq + ?", (_MODSEQ_JUMP,))
-    copy.execute("UPDATE mailboxes SET journal_floor = modseq")
-    copy.execute("DELETE FROM vanished")
-    copy.execute("COMMIT")
-
-
 def _replace(scratch: Path, target: Path, options: SqliteOptions, progress: Progress | None) -> None:
     with (
         closing(sqlite3.connect(scratch, isolation_level=None)) as prepared,
-        closing(connect(target, options, writer=True)) as live,
+        closing(_open_live(target, options)) as live,
     ):
-        schema.require_known(schema.version_of(live), schema.STORE_SCHEMA)
-        live.execute("PRAGMA journal_mode = WAL")
+        version = schema.version_of(live)
+        schema.require_known(version, schema.STORE_SCHEMA)
+        _redate(prepared, *(_given(live) if version else (0, 0)))
+        use_wal(live)
         prepared.backup(live, pages=_STEP_PAGES, progress=_reporting(progress))
-        live.execute("PRAGMA journal_mode = WAL")
         live.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+
+def _open_live(target: Path, options: SqliteOptions) -> sqlite3.Connection:
+    try:
+        return connect(target, options, writer=True)
+    except sqlite3.DatabaseError as error:
+        if not is_damaged(error):
+            raise
+        raise errors.Unavailable(
+            f"{target} is damaged: stop the server, move it, {target}-wal and {target}-shm away and restore again",
+            what="database",
+        ) from error
+
+
+def _given(database: sqlite3.Connection) -> tuple[int, int]:
+    """The highest UIDVALIDITY and modseq that a database has given."""
+    (validity,) = database.execute("SELECT value FROM counters WHERE name = 'uid_validity'").fetchone()
+    (modseq,) = database.execute("SELECT coalesce(max(modseq), 0) FROM mailboxes").fetchone()
+    return validity, modseq
+
+
+def _redate(prepared: sqlite3.Connection, live_validity: int, live_modseq: int) -> None:
+    """Let nothing in the prepared copy be taken for what was given before."""
+    least_validity = max(int(time.time()), live_validity + 1)
+    modseq = max(_given(prepared)[1], live_modseq) + _MODSEQ_JUMP
+    prepared.execute("BEGIN")
+    for (number,) in prepared.execute("SELECT mailbox FROM mailboxes").fetchall():
+        validity = mailboxes.next_uid_validity(prepared, least_validity)
+        prepared.execute("UPDATE mailboxes SET uid_validity = ? WHERE mailbox = ?", (validity, number))
+    prepared.execute("UPDATE mailboxes SET modseq = ?1, journal_floor = ?1", (modseq,))
+    prepared.execute("DELETE FROM vanished")
+    prepared.execute("COMMIT")
 
 
 def _reporting(progress: Progress | None) -> Callable[[int, int, int], None] | None:

@@ -34,7 +34,11 @@ def put_chunks(
     first_chunk: int,
     now: int,
 ) -> None:
-    """Keep chunks `first_chunk` and following. Of two writers of the same blob the first one's chunks stand."""
+    """Keep chunks `first_chunk` and following. Of two writers of the same blob the first one's chunks stand.
+    Invalid for chunks beyond the blob's size or a size beyond what chunk numbers reach (256 GiB)."""
+    expected = -(-size // CHUNK_BYTES)
+    if not 0 <= first_chunk <= first_chunk + len(chunks) <= expected < 1 << CHUNK_SHIFT:
+        raise errors.Invalid(f"chunks {first_chunk}… of a blob that has {expected}", what="blob")
     connection.execute(
         "INSERT INTO blobs (digest, size, complete, last_used) VALUES (?, ?, 0, ?) "
         "ON CONFLICT (digest) DO UPDATE SET last_used = excluded.last_used WHERE last_used < excluded.last_used",
@@ -50,7 +54,6 @@ def put_chunks(
         "INSERT OR IGNORE INTO blob_chunks (chunk, compressed, data) VALUES (?, ?, ?)",
         ((base | number, compressed, data) for number, (compressed, data) in enumerate(chunks, first_chunk)),
     )
-    expected = -(-size // CHUNK_BYTES)
     connection.execute(
         "UPDATE blobs SET complete = 1 WHERE blob = ? "
         "AND (SELECT count(*) FROM blob_chunks WHERE chunk BETWEEN ? AND ?) >= ?",

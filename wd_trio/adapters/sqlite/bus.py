@@ -1,9 +1,9 @@
 """Buses of the embedded engine: hints between the processes of one server, or between nobody.
 
 `HubBus` speaks with the supervisor's hub over one Unix SOCK_SEQPACKET socket, a bounded list of hints for each
-datagram. Publishing only queues; one task (`run`) encodes and sends, so that a burst costs few system calls and a slow
-hub costs the publisher nothing. A full queue is dropped whole and one order to resync takes its place: readers then
-ask the store, which is right in any case. A hint too long to be cheap travels without its changes.
+datagram. Publishing only queues; one task (`run`) encodes and sends, so that a burst costs few system calls and a
+slow hub costs the publisher nothing. A full queue is dropped whole and one order to resync takes its place:
+readers then ask the store, which is right in any case. A hint too long to be cheap travels without its changes.
 """
 
 from __future__ import annotations
@@ -66,13 +66,17 @@ def encode_hint(hint: Hint) -> bytes:
 
 
 def _on_wire(hint: Hint, changes: Changes | None) -> _Hint:
-    told = changes and _Changes(
-        changes.since,
-        changes.modseq,
-        changes.uid_next,
-        [(row.uid, row.modseq, row.flags, row.keywords) for row in changes.rows],
-        [(gone.modseq, gone.uids.ranges()) for gone in changes.vanished],
-        changes.more,
+    told = (
+        None
+        if changes is None
+        else _Changes(
+            changes.since,
+            changes.modseq,
+            changes.uid_next,
+            [(row.uid, row.modseq, row.flags, row.keywords) for row in changes.rows],
+            [(gone.modseq, gone.uids.ranges()) for gone in changes.vanished],
+            changes.more,
+        )
     )
     return _Hint(hint.kind, hint.user_id, hint.mailbox_id, hint.previous_modseq, hint.modseq, told)
 
@@ -104,13 +108,17 @@ def decode_datagram(datagram: bytes) -> list[Hint | Resync]:
 
 def _from_wire(item: _Hint) -> Hint:
     told = item.changes
-    changes = told and Changes(
-        told.since,
-        told.modseq,
-        told.uid_next,
-        tuple(FlagRow(*row) for row in told.rows),
-        tuple(Vanished(modseq, UidSet(ranges)) for modseq, ranges in told.vanished),
-        told.more,
+    changes = (
+        None
+        if told is None
+        else Changes(
+            told.since,
+            told.modseq,
+            told.uid_next,
+            tuple(FlagRow(*row) for row in told.rows),
+            tuple(Vanished(modseq, UidSet(ranges)) for modseq, ranges in told.vanished),
+            told.more,
+        )
     )
     return Hint(item.kind, item.user_id, item.mailbox_id, item.previous_modseq, item.modseq, changes)
 
@@ -178,7 +186,7 @@ class HubBus:
             try:
                 return decode_datagram(datagram)
             except msgspec.DecodeError as error:
-                log.error("a datagram that is no hint", error=str(error))
+                log.warning("a datagram that is no hint", error=str(error))
                 return [Resync()]
 
     def close(self) -> None:

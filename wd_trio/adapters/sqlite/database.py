@@ -27,7 +27,7 @@ import structlog
 
 from wd_trio import errors
 from wd_trio.adapters.sqlite import disk, schema
-from wd_trio.adapters.sqlite.connection import SqliteOptions, connect, roll_back, savepoint
+from wd_trio.adapters.sqlite.connection import SqliteOptions, connect, roll_back, savepoint, use_wal
 from wd_trio.adapters.sqlite.faults import engine_faults, is_damaged
 from wd_trio.adapters.sqlite.locks import LeaderLock, TurnLock
 from wd_trio.telemetry import commits_total
@@ -77,7 +77,7 @@ class SqliteDatabase:
         self._mutex = threading.Lock()
         self._checkpoint_mutex = threading.Lock()
         self._closed = False
-        self._commits = commits_total.labels("sqlite")
+        self._commits = commits_total.labels("sqlite" if self.options.durable else "sqlite-state")
         disk.require_local(path)
         try:
             disk.create_private(path)
@@ -109,7 +109,7 @@ class SqliteDatabase:
         connection = connect(self.path, self.options, writer=True)
         try:
             schema.require_known(schema.version_of(connection), tables)
-            connection.execute("PRAGMA journal_mode = WAL")
+            use_wal(connection)
             schema.migrate(connection, tables, self.now())
         except BaseException:
             connection.close()

@@ -84,14 +84,15 @@ class SqliteDocuments:
     ) -> DocumentPage:
         """See the port. Invalid (what = "cursor") for a cursor that this method did not give."""
         _require_index(collection, field)
-        value, id_ = _decoded(after) if after is not None else (prefix, "")
+        start = (prefix, "")  # Python compares texts by code points, as SQLite does
+        value, id_ = start if after is None else max(start, _decoded(after))
         stop = _after_prefix(prefix)
-        where = "i.collection = :collection AND i.field = :field AND i.value >= :prefix"
+        where = "i.collection = :collection AND i.field = :field"
         where += " AND i.value < :stop" if stop is not None else ""
         parameters = {"collection": collection.name, "field": field, "prefix": prefix, "stop": stop}
         with self._database.reading() as connection:
             (total,) = connection.execute(
-                f"SELECT count(*) FROM document_index i WHERE {where}", parameters
+                f"SELECT count(*) FROM document_index i WHERE {where} AND i.value >= :prefix", parameters
             ).fetchone()
             rows = connection.execute(
                 "SELECT d.id, d.version, d.data, i.value FROM document_index i"
@@ -181,7 +182,7 @@ def _entries(collection: Collection, id_: str, data: Json) -> Iterator[Entry]:
         value = data.get(index.field)
         if value is None:
             continue
-        for text in [value] if isinstance(value, str) else value:
+        for text in value if isinstance(value, (list, tuple)) else [value]:
             if not isinstance(text, str):
                 raise errors.Invalid(
                     f"{collection.name}.{index.field} indexes strings only", what=index.field

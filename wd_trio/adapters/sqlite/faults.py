@@ -41,7 +41,9 @@ def translated(error: sqlite3.Error) -> errors.WdError:
     if isinstance(error, sqlite3.DataError):
         return errors.Invalid(text, what="value")
     if is_damaged(error):
-        _log.error("database_damaged", error=text, advice="stop the server and restore a backup")
+        _log.error(
+            "database_damaged", error=text, advice="stop the server, move the file away, restore a backup"
+        )
     else:
         _log.warning("database_unavailable", error=text)
     return errors.Unavailable(text, what="sqlite")

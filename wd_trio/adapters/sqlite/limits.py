@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
-from wd_trio.adapters.sqlite.connection import SqliteOptions
+from wd_trio.adapters.sqlite.connection import MIB, SqliteOptions
 from wd_trio.adapters.sqlite.database import SqliteDatabase
 from wd_trio.adapters.sqlite.schema import STATE_SCHEMA
 from wd_trio.ports.gateway import reads, writes
 
+_WAL_LIMIT_BYTES: Final = 4 * MIB  # nobody leads here: writers checkpoint, which costs no fsync
+
 
 def open_state(store_path: Path, options: SqliteOptions | None = None) -> SqliteDatabase:
     """The volatile database that belongs to a store's database file."""
-    volatile = replace(options or SqliteOptions(), durable=False)
+    volatile = replace(options or SqliteOptions(), durable=False, wal_limit_bytes=_WAL_LIMIT_BYTES)
     return SqliteDatabase(store_path.with_name(store_path.name + ".state"), volatile, tables=STATE_SCHEMA)
 
 

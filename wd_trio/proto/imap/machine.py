@@ -43,7 +43,7 @@ class EngineOptions:
     max_command_bytes: int = 65536  # after log-in: lines and literals of one command, APPEND's message apart
     max_line_bytes_unauthenticated: int = 8192  # before: likewise
     max_literal_bytes_unauthenticated: int = 4096  # the literals of one command before log-in
-    max_literals: int = 100  # in one command; each costs one parse of what came so far
+    max_judged_bytes: int = 512 << 10  # parsed to judge one command's literals: each costs what came so far
     max_message_bytes: int = 64 << 20
     max_sasl_line_bytes: int = 16384  # tokens of OAUTHBEARER need more than a command line
 
@@ -68,8 +68,8 @@ class ImapEngine:
         self._framer = Framer()
         self._mode = _Mode.COMMAND
         self._tag = ""  # of the latest command
-        self._literals = 0  # accepted in the command that is being cut
-        self._literal_bytes = 0
+        self._literal_bytes = 0  # accepted in the command that is being cut
+        self._judged_bytes = 0  # parsed for that
         self._message_left = 0  # octets of the message still to come
 
     # What the server says.
@@ -114,11 +114,12 @@ class ImapEngine:
 
     def refuse_message(self) -> bytes:
         """Do without the message that is offered, or without the rest of one that was accepted: the bytes to
-        send (none). What follows of the command is dropped; the server answers its tag."""
+        send (none). What follows of the command is dropped, nothing when its end came already; the server
+        answers its tag."""
         if self._mode is _Mode.MESSAGE:
             self._framer.skip_octets(self._message_left)
             self._mode = _Mode.COMMAND
-        else:
+        elif self._mode is _Mode.OFFERED:
             self._settle_offer()
             self._framer.refuse()
         return b""
@@ -223,6 +224,10 @@ class ImapEngine:
         size = framer.literal.size
         if not framer.literal.synchronising and size > self._skip_limit():
             return self._lost()
+        self._judged_bytes += len(framer.frame)
+        if self._judged_bytes > self.options.max_judged_bytes:
+            self._read_tag(framer.frame)
+            return self._refuse("Too many literals")
         try:
             name, command = self._parse(framer.frame, size)
         except LiteralAwaited:
@@ -246,9 +251,6 @@ class ImapEngine:
         allowed = self.options.max_literal_bytes_unauthenticated
         if len(framer.frame) + size > limit or (self.state is State.NOT_AUTHENTICATED and total > allowed):
             return self._refuse("Literal is too large", "TOOBIG")
-        if self._literals >= self.options.max_literals:
-            return self._refuse("Too many literals")
-        self._literals += 1
         self._literal_bytes = total
         framer.accept_literal()
         return events.Reply(_GO_AHEAD, bad=False) if framer.literal.synchronising else None
@@ -325,7 +327,7 @@ class ImapEngine:
         self._mode = _Mode.COMMAND
 
     def _forget_literals(self) -> None:
-        self._literals = self._literal_bytes = 0
+        self._literal_bytes = self._judged_bytes = 0
 
     def _read_tag(self, frame: bytes) -> None:
         tag = grammar.TAG.match(frame)

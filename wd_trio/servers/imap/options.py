@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Final
 
-from wd_trio.ports.gateway import Gateway
 from wd_trio.proto.imap.machine import EngineOptions
 from wd_trio.servers.driver import Peer
 from wd_trio.service.auth import Auth
@@ -25,7 +24,6 @@ class ImapServices:
     mailboxes: Mailboxes
     messages: Messages
     hub: ChangeHub
-    gateway: Gateway
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +36,6 @@ class ImapOptions:
     keepalive_s: float = 120.0
     bad_commands: int = 20
     failed_logins: int = 5
-    default_quota_bytes: int = 0
     trusted_networks: tuple[IPv4Network | IPv6Network, ...] = ()
 
     def may_log_in(self, peer: Peer) -> bool:

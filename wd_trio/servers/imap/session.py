@@ -13,6 +13,7 @@ from time import perf_counter
 from typing import Any, Final, TypeAlias
 
 import structlog
+import trio
 
 from wd_trio import telemetry
 from wd_trio.errors import NotFound, Outdated, WdError
@@ -36,6 +37,7 @@ from wd_trio.service.auth import Login
 log = structlog.get_logger()
 
 OUTPUT_BYTES: Final = 64 << 10
+EVENTS_BETWEEN_CHECKPOINTS: Final = 32  # one read may hold thousands of commands: others want their turn
 
 CAPABILITIES: Final = (
     "IMAP4rev1",
@@ -140,9 +142,13 @@ class ImapSession:
         self.write(encode.ok(greeting, "CAPABILITY " + " ".join(self.capabilities())))
         try:
             while self.engine.state is not State.LOGOUT:
-                reason = await self._one_event()
-                if reason:
-                    return await self._part(reason)
+                for _ in range(EVENTS_BETWEEN_CHECKPOINTS):
+                    reason = await self._one_event()
+                    if reason:
+                        return await self._part(reason)
+                    if self.engine.state is State.LOGOUT:
+                        break
+                await trio.lowlevel.checkpoint()
             return await self._part("logout")
         except Draining as over:
             return await self._bye(over.reason, "UNAVAILABLE", "Server is going down, connect again")

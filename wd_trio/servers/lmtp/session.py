@@ -1,7 +1,8 @@
 """One LMTP connection (RFC 2033): events of the engine in, replies out.
 
 - Replies gather while whole commands are buffered and go out in one send before the next read: a pipelined batch
-  costs one write. A batch that produces much is flushed on the way, so that memory stays bounded.
+  costs one write. A batch that produces much is flushed on the way and gives way to others, so that neither
+  memory nor everybody else's wait grows with what one client pipelines.
 - The message streams into a spool; awaiting the spool is the back-pressure. After the dot every accepted
   recipient gets its own reply, positive only after its durable commit. What goes wrong on our side is 451.
 - A drain ends the session with 421 at the next read outside DATA; a message on its way is finished and answered
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import structlog
+import trio
 
 from wd_trio import errors, telemetry
 from wd_trio.proto.lmtp import replies
@@ -30,7 +32,7 @@ from wd_trio.service.spool import MEMORY_BYTES, Spool
 from wd_trio.service.trace import Trace
 from wd_trio.service.users import Recipient
 
-FLUSH_BYTES: Final = 32 << 10
+FLUSH_BYTES: Final = 4 << 10  # some hundred replies
 
 log = structlog.get_logger()
 
@@ -110,19 +112,13 @@ class _Session:
                     raise RuntimeError("message data outside of DATA")
             if len(self._out) > FLUSH_BYTES:
                 await self._flush()
+                await trio.lowlevel.checkpoint()
 
     async def _receive(self, *, through_drain: bool = False) -> bool:
         """Send what is pending, then read more; False at the end of the stream."""
         await self._flush()
         connection, timeout_s = self._connection, self._options.idle_timeout_s
-        drained = connection.draining
-        try:
-            data = await connection.receive(timeout_s=timeout_s, through_drain=through_drain)
-        except IdleTooLong:
-            if not through_drain or drained or not connection.draining:
-                raise
-            # The drain began during this very wait and ended it: the message may still come.
-            data = await connection.receive(timeout_s=timeout_s, through_drain=True)
+        data = await connection.receive(timeout_s=timeout_s, through_drain=through_drain)
         if not data:
             return False
         self._engine.receive(data)

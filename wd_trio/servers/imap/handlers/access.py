@@ -8,7 +8,7 @@ from wd_trio.errors import Denied, Invalid
 from wd_trio.proto import sasl
 from wd_trio.proto.imap import commands as c
 from wd_trio.proto.imap import encode
-from wd_trio.proto.imap.events import Reply, SaslResponse
+from wd_trio.proto.imap.events import Fatal, Reply, SaslResponse
 from wd_trio.secret import Secret
 from wd_trio.servers.driver import ConnectionOver
 from wd_trio.servers.imap.options import PROTOCOL
@@ -56,8 +56,11 @@ async def handle_authenticate(session: ImapSession, tag: str, command: c.Authent
         if isinstance(answer, Reply):
             session.write(answer.data)
             return
-        if not isinstance(answer, SaslResponse):
+        if isinstance(answer, Fatal):
+            session.write(answer.data)
+            await session.flush()
             raise ConnectionOver("protocol")
+        assert isinstance(answer, SaslResponse)  # nothing else comes within an exchange
         response = answer.data
     if response is None:
         session.bad(tag, "Authentication cancelled")

@@ -28,7 +28,7 @@ async def handle_append(session: ImapSession, tag: str, event: AppendEvent) -> N
         session.write(session.engine.refuse_message())
         raise
     session.write(session.engine.accept_message())
-    with Spool(session.services.gateway, most_bytes=command.size) as spool:
+    with session.services.messages.spool(most_bytes=command.size) as spool:
         try:
             if not await _receive(session, spool):
                 return
