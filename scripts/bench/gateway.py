@@ -71,9 +71,8 @@ async def main(calls: int) -> None:
         # In turn, and the best of each: a machine that is busy with other things then favours nobody.
         best = {(name, in_flight): float("inf") for name in rows for in_flight in IN_FLIGHT}
         for _ in range(REPEATS):
-            for name, in_flight in best:
-                taken = await time_per_call(rows[name], in_flight, calls)
-                best[name, in_flight] = min(taken, best[name, in_flight])
+            for (name, in_flight), fastest in best.items():
+                best[name, in_flight] = min(fastest, await time_per_call(rows[name], in_flight, calls))
         statistics = gateway.statistics()
     print(f"{'µs per call':<26}" + "".join(f"{f'{in_flight} in flight':>14}" for in_flight in IN_FLIGHT))
     for name in rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import random
 import threading
@@ -493,6 +494,31 @@ async def test_neither_arguments_nor_results_outlive_the_call() -> None:
             del message
             gc.collect()
             assert alive() is None
+
+
+async def test_an_error_leaves_no_cycle_behind() -> None:
+    class Fault(Exception):
+        pass
+
+    raised: list[weakref.ref[Fault]] = []
+
+    def fail() -> None:
+        fault = Fault()
+        raised.append(weakref.ref(fault))
+        try:
+            raise fault
+        finally:
+            del fault
+
+    async with Gateway([LaneOptions(name="work")]) as gateway:
+        gc.disable()
+        try:
+            with contextlib.suppress(Fault):
+                await gateway.run(fail)
+            await gateway.run(lambda: None)
+            assert raised[0]() is None
+        finally:
+            gc.enable()
 
 
 async def test_under_random_cancellation_every_call_has_one_fate() -> None:

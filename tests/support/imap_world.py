@@ -37,6 +37,7 @@ class Client:
     def __init__(self, sock: socket.socket) -> None:
         self._stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
         self._buffer = b""
+        self.closed = False
 
     async def send(self, data: bytes) -> None:
         await self._stream.send_all(data)
@@ -48,6 +49,7 @@ class Client:
                 data = await self._stream.receive_some()
             if not data:
                 assert not self._buffer, "the server closed within a line"
+                self.closed = True
                 return ""
             self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\r\n")
@@ -66,7 +68,7 @@ class Client:
         await self.send(f"{tag} {text}\r\n".encode())
         lines = [await self.read_line()]
         while not lines[-1].startswith(f"{tag} "):
-            assert lines[-1], f"the server closed: {lines}"
+            assert not self.closed, f"the server closed: {lines}"
             lines.append(await self.read_line())
         return lines
 
@@ -105,9 +107,11 @@ class World:
     async def deliver(self, user: str, *words: str, raw: bytes = SMALL, path: str = "INBOX") -> int:
         """Add a message as a delivery elsewhere would, hint included; its uid."""
         owner = await self.services.users.by_username(user)
-        message = NewMessage(prepare(raw).content(), int(time.time()), SEEN if "seen" in words else 0)
+        prepared = prepare(raw)
+        message = NewMessage(prepared.content(), int(time.time()), SEEN if "seen" in words else 0)
+        blobs = [prepared.blob(source) for source in prepared.blob_sources]
         appended = await self.services.gateway.run(
-            self.services.store.append, owner.id, path, [message], create=True
+            self.services.store.append, owner.id, path, [message], blobs=blobs, create=True
         )
         changes = Changes(
             appended.previous_modseq, appended.modseq, appended.uids[-1] + 1, tuple(appended.rows), ()

@@ -133,10 +133,12 @@ class Gateway:
         if error is None:
             value: T = crossing.value
             return value
+        # Its traceback holds frames that hold the crossing and the error: break both cycles.
+        crossing.error = None
         try:
             raise error
         finally:
-            del error, crossing  # the traceback holds this frame: break the cycle
+            del error
 
     def statistics(self) -> GatewayStatistics:
         return GatewayStatistics(

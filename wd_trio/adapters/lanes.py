@@ -99,13 +99,30 @@ class Crossing:
         """Take it; True for exactly one caller, ever."""
         return self._claim.acquire(blocking=False)
 
+    def run(self) -> bool:
+        """Begin, run and end it; False when its caller has left."""
+        if not self._claim.acquire(blocking=False):
+            return False
+        self.begun = True
+        self.begun_at = time.monotonic()
+        try:
+            self.value = self._call(*self._args, **self._kwargs)
+        except BaseException as exc:  # whatever it is, it is the caller's to see
+            self.error = exc
+        self.ended_at = time.monotonic()
+        del self._call, self._args, self._kwargs
+        return True
+
     def __call__(self) -> object:
-        """Run the call, unless its caller has left. A group may run it again after it rolled back."""
+        """Begin it, for a group: returns and raises what the call does; nothing runs when the caller has left.
+
+        A group may call it again after it rolled back, and `end`s it with the outcome that holds.
+        """
         if not self.begun:
             if not self._claim.acquire(blocking=False):
                 return None
-            self.begun_at = time.monotonic()
             self.begun = True
+            self.begun_at = time.monotonic()
         return self._call(*self._args, **self._kwargs)
 
     def end(self, value: object, error: BaseException | None) -> None:
@@ -203,20 +220,10 @@ class Lane:
                 continue
             if self.queue and self._idle:
                 self._wake_one()
-            self._run_one(crossing)
+            if crossing.run():
+                self.finished.append(crossing)
+                self._finished_one()
             del crossing  # an idle thread must not keep the last call's result alive
-
-    def _run_one(self, crossing: Crossing) -> None:
-        value: object = None
-        error: BaseException | None = None
-        try:
-            value = crossing()
-        except BaseException as exc:  # whatever it is, it is the caller's to see
-            error = exc
-        if crossing.begun:
-            self._end(crossing, value, error)
-        # the exception's traceback holds this frame: break the cycle
-        del error, value
 
     def _serve_groups(self) -> None:
         gate = threading.Lock()

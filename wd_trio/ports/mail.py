@@ -98,8 +98,13 @@ class MailStore(Blobs, Protocol):
 
     def changes_since(self, mailbox_id: str, modseq: int, *, limit: int = 1000) -> Changes:
         """What happened after `modseq`, about `limit` rows and journal entries at most (then `more`), cut
-        between two modseqs. Outdated when the journal no longer reaches back so far; NotFound when the mailbox
-        is gone."""
+        between two modseqs. A page that was cut gives 1 for `uid_next`: what came in its span may have changed
+        after it, so nothing new may be told before the last page. Outdated when the journal no longer reaches
+        back so far, or `modseq` is of another history (after a restore); NotFound when the mailbox is gone."""
+        ...
+
+    def trim_journal(self, *, older_than_s: int, limit: int) -> int:
+        """Forget expunges that long ago, in at most `limit` mailboxes; how many mailboxes were trimmed."""
         ...
 
     def usage(self, user_id: str) -> Usage: ...

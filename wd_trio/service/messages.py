@@ -6,7 +6,7 @@ their commit; a hint carries its change while that is small.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,6 +30,7 @@ from wd_trio.ports.mail import MailStore
 from wd_trio.service.changes import ChangeHub, Subscription
 from wd_trio.service.intake import Intake
 from wd_trio.service.spool import Spool
+from wd_trio.service.steps import Steps
 
 HINT_ROWS: Final = 64
 READ_BYTES: Final = 256 << 10
@@ -68,48 +69,63 @@ class Messages:
         self._intake = intake
         self._options = options or MessageOptions()
 
-    async def pages(self, mailbox_id: str, uids: UidSet, columns: Columns) -> AsyncIterator[list[MessageRow]]:
+    def pages(self, mailbox_id: str, uids: UidSet, columns: Columns) -> Steps[list[MessageRow]]:
         """The living messages among `uids` in order, a page a time; one crossing for each page."""
         size = self._options.page_rows
         at = 0
-        while at < len(uids):
-            page = uids.slice(at, at + size)
-            rows = await self._gateway.run(self._store.fetch, mailbox_id, page, columns, limit=size)
-            if not rows:
-                at += size
-                continue
-            # A page that brings columns has a budget of bytes, which may have ended it early.
-            cut_short = columns and rows[-1].uid != page.last
-            at = uids.index(rows[-1].uid) + 1 if cut_short else at + size
-            yield rows
 
-    async def stream(self, row: MessageRow, rope: Rope, start: int, stop: int) -> AsyncIterator[bytes]:
+        async def next_page() -> list[MessageRow] | None:
+            nonlocal at
+            while at < len(uids):
+                page = uids.slice(at, at + size)
+                rows = await self._gateway.run(self._store.fetch, mailbox_id, page, columns, limit=size)
+                # A page that brings columns has a budget of bytes, which may have ended it early.
+                cut_short = rows and columns and rows[-1].uid != page.last
+                at = uids.index(rows[-1].uid) + 1 if cut_short else at + size
+                if rows:
+                    return rows
+            return None
+
+        return Steps(next_page)
+
+    def stream(self, row: MessageRow, rope: Rope, start: int, stop: int) -> Steps[bytes]:
         """The bytes start … stop - 1 of a message in pieces of at most 256 KiB, in constant memory."""
-        for piece in rope.pieces(start, stop):
+        pieces = iter(rope.pieces(start, stop))
+        rest: list[BlobPiece] = []
+
+        async def next_piece() -> bytes | None:
+            piece = rest.pop() if rest else next(pieces, None)
             if not isinstance(piece, BlobPiece):
-                yield bytes(piece.data)
-                continue
+                return None if piece is None else bytes(piece.data)
             loaded = row.blobs.get(piece.digest)
             if loaded is not None:
-                yield loaded[piece.start : piece.stop]
-                continue
-            for at in range(piece.start, piece.stop, READ_BYTES):
-                yield await self._gateway.run(
-                    self._store.read_blob, piece.digest, at, min(at + READ_BYTES, piece.stop)
-                )
+                return loaded[piece.start : piece.stop]
+            middle = min(piece.start + READ_BYTES, piece.stop)
+            if middle < piece.stop:
+                rest.append(BlobPiece(piece.digest, middle, piece.stop))
+            return await self._gateway.run(self._store.read_blob, piece.digest, piece.start, middle)
 
-    async def store_flags(
+        return Steps(next_piece)
+
+    def store_flags(
         self, place: Place, uids: UidSet, change: FlagChange, *, unchanged_since: int | None = None
-    ) -> AsyncIterator[FlagsStored]:
-        """Change flags, a page and a transaction at a time; each outcome is durable when it is yielded."""
-        for page in uids.pages(self._options.write_rows):
+    ) -> Steps[FlagsStored]:
+        """Change flags, a page and a transaction at a time; each outcome is durable when it is given."""
+        pages = uids.pages(self._options.write_rows)
+
+        async def next_page() -> FlagsStored | None:
+            page = next(pages, None)
+            if page is None:
+                return None
             stored = await self._gateway.run(
                 self._store.store_flags, place.mailbox_id, page, change, unchanged_since=unchanged_since
             )
             if stored.modseq != stored.previous_modseq:
                 changed = [row for row in stored.rows if row.modseq == stored.modseq]
                 self._hint(place, stored.previous_modseq, stored.modseq, rows=changed)
-            yield stored
+            return stored
+
+        return Steps(next_page)
 
     async def expunge(self, place: Place, uids: UidSet | None = None) -> Expunged:
         """Remove what is marked \\Deleted (among `uids` when given)."""
@@ -153,13 +169,19 @@ class Messages:
         )
         return appended
 
-    async def changes_since(self, mailbox_id: str, modseq: int) -> AsyncIterator[Changes]:
+    def changes_since(self, mailbox_id: str, modseq: int) -> Steps[Changes]:
         """What happened since, in spans that join on to each other. Outdated when the journal has passed it."""
         more = True
-        while more:
+
+        async def next_span() -> Changes | None:
+            nonlocal modseq, more
+            if not more:
+                return None
             changes = await self._gateway.run(self._store.changes_since, mailbox_id, modseq)
-            yield changes
             modseq, more = changes.modseq, changes.more
+            return changes
+
+        return Steps(next_span)
 
     def _hint(
         self,

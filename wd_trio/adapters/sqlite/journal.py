@@ -107,7 +107,8 @@ def _cut(connection: sqlite3.Connection, mailbox: MailboxState, since: int, limi
 def trim(connection: sqlite3.Connection, before: int, limit: int) -> int:
     """Forget expunges of a time before `before`, in at most `limit` mailboxes; how many mailboxes were trimmed."""
     old = connection.execute(
-        "SELECT mailbox, max(modseq) FROM vanished INDEXED BY vanished_age WHERE vanished_at < ? GROUP BY mailbox LIMIT ?",
+        "SELECT mailbox, max(modseq) FROM vanished INDEXED BY vanished_age"
+        " WHERE vanished_at < ? GROUP BY mailbox LIMIT ?",
         (before, limit),
     ).fetchall()
     connection.executemany("DELETE FROM vanished WHERE mailbox = ? AND modseq <= ?", old)

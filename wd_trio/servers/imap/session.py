@@ -137,19 +137,16 @@ class ImapSession:
     # The life of the connection
 
     async def run(self) -> str:
-        """Serve until the end; the reason in a fixed word."""
+        """Serve until the end; why it ended, in a fixed word."""
         greeting = f"{self.options.hostname} ready"
         self.write(encode.ok(greeting, "CAPABILITY " + " ".join(self.capabilities())))
         try:
-            while self.engine.state is not State.LOGOUT:
+            while True:
                 for _ in range(EVENTS_BETWEEN_CHECKPOINTS):
                     reason = await self._one_event()
                     if reason:
                         return await self._part(reason)
-                    if self.engine.state is State.LOGOUT:
-                        break
                 await trio.lowlevel.checkpoint()
-            return await self._part("logout")
         except Draining as over:
             return await self._bye(over.reason, "UNAVAILABLE", "Server is going down, connect again")
         except IdleTooLong as over:
@@ -175,7 +172,7 @@ class ImapSession:
                 return "protocol"
             case _:
                 raise AssertionError(f"event outside its command: {type(event).__name__}")
-        return ""
+        return "logout" if self.engine.state is State.LOGOUT else ""
 
     async def _command(self, event: CommandEvent) -> None:
         self._bad_commands = 0

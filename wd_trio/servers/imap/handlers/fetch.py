@@ -7,7 +7,7 @@ before its lines, so that each line already says so.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -200,5 +200,4 @@ async def _header(
     span = table.range(section.part, "HEADER")
     if span is None:
         return None
-    pieces: AsyncIterator[bytes] = session.services.messages.stream(row, rope, *span)
-    return b"".join([piece async for piece in pieces])
+    return b"".join([piece async for piece in session.services.messages.stream(row, rope, *span)])

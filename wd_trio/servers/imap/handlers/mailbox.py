@@ -1,4 +1,4 @@
-"""LIST, NAMESPACE, STATUS, SELECT, EXAMINE, UNSELECT and CLOSE (RFC 3501 §6.3 and §6.4, RFC 2342, RFC 3691, RFC 6154).
+"""LIST, NAMESPACE, STATUS, SELECT, EXAMINE, UNSELECT and CLOSE (RFC 3501 §6.3 and §6.4, RFC 2342, 3691, 6154).
 
 \\Recent is not kept: it would cost a write per SELECT, RFC 9051 dropped it, and no client in use needs it. RECENT
 is always 0 (docs/protocols.md tells this departure).

@@ -1,0 +1,61 @@
+"""A worker that does one thing, for tests of the supervisor's side: run with its mode before the descriptors.
+
+greets: adopts, says `hello SLOT` to each connection and holds it until a drain. refuses: takes no batch. dies: takes
+the first batch and ends without a word. deaf: is ready and then answers nothing. leaves nothing: ends at once.
+cannot: says that it cannot start.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+
+import trio
+
+from wd_trio.ops import messages
+from wd_trio.ops.handoff import Channel, ChannelOver, close_all
+
+
+async def main(mode: str, control: int) -> int:
+    channel = Channel(socket.socket(fileno=control))
+    boot = (await channel.receive()).message
+    assert isinstance(boot, messages.Boot)
+    if mode == "cannot":
+        await channel.send(messages.Failed("no luck"))
+        return 2
+    if mode == "dies-second" and boot.slot == 1:
+        mode = "greets"
+    await channel.send(messages.Ready(os.getpid()))
+    held: list[socket.socket] = []
+    if mode == "deaf":
+        time.sleep(1000)  # the loop itself hangs: killed long before
+    while True:
+        received = await channel.receive()
+        match received.message:
+            case messages.Ping(number=number):
+                await channel.send(messages.Pong(number))
+            case messages.AskSamples(request=request):
+                sample = [messages.Family("jobs", "counter", "Jobs", [("jobs_total", (), 2.0)])]
+                await channel.send(messages.Samples(request, sample, True))
+            case messages.Drain():
+                return 0
+            case messages.Adopt(batch=batch):
+                if mode.startswith("dies"):
+                    os._exit(7)
+                if mode == "refuses":
+                    close_all(received.descriptors)
+                    await channel.send(messages.Adopted(batch, refused=True))
+                    continue
+                await channel.send(messages.Adopted(batch))
+                for descriptor in received.descriptors:
+                    held.append(socket.socket(fileno=descriptor))
+                    held[-1].send(b"hello %d\n" % boot.slot)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(trio.run(main, sys.argv[1], int(sys.argv[2])))
+    except ChannelOver:
+        sys.exit(3)

@@ -1,0 +1,171 @@
+"""Slots and children with real processes of a small worker: hand-over, restarts, hangs, rolls and ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from wd_trio.config import Config
+from wd_trio.ops.children import ChildOptions
+from wd_trio.ops.door import Door
+from wd_trio.ops.workers import Workers
+
+SMALL = str(Path(__file__).with_name("small_worker.py"))
+
+
+class House:
+    """Workers behind a door, and clients before it."""
+
+    def __init__(self, workers: Workers, door: Door) -> None:
+        self.workers = workers
+        self.door = door
+        self.clients: list[socket.socket] = []
+
+    def come(self) -> trio.SocketStream:
+        ours, theirs = socket.socketpair()
+        self.clients.append(ours)
+        self.door.come("imap", theirs, "192.0.2.1", 4711)
+        return trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+
+    def pids(self) -> list[int]:
+        return [worker["pid"] for worker in self.workers.status() if worker["state"] == "ready"]
+
+    async def wait(self, condition: Callable[[], object]) -> None:
+        while not condition():
+            await trio.sleep(0.01)
+
+
+@asynccontextmanager
+async def house(mode: str, *, count: int = 1, silence_s: float = 30.0) -> AsyncIterator[House]:
+    options = ChildOptions(command=(sys.executable, SMALL, mode), ping_s=0.05, silence_s=silence_s)
+    config = Config()
+    door = Door(config.limits)
+    async with AsyncExitStack() as stack:
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        workers = Workers(
+            config,
+            count=count,
+            server="server",
+            door=door,
+            api_descriptors=[],
+            options=options,
+            nursery=nursery,
+        )
+        made = House(workers, door)
+        workers.start()
+        try:
+            yield made
+        finally:
+            workers.kill()
+            door.refuse_waiting()
+            for client in made.clients:
+                client.close()
+
+
+async def test_many_connections_go_over_in_batches_and_are_spread() -> None:
+    async with house("greets", count=2) as at:
+        assert await at.workers.wait_settled() == ""
+        streams = [at.come() for _ in range(200)]  # more than a batch for each
+        heard = [await stream.receive_some(100) for stream in streams]
+        assert sorted(heard) == [b"hello 1\n"] * 100 + [b"hello 2\n"] * 100
+        assert [worker["connections"] for worker in at.workers.status()] == [100, 100]
+        assert await at.workers.stop(deadline_s=8, hard_s=9)
+        assert len(at.door) == 0
+        assert [await stream.receive_some(100) for stream in streams] == [b""] * 200
+
+
+async def test_a_batch_whose_worker_died_goes_to_another() -> None:
+    async with house("dies-second", count=2) as at:
+        assert await at.workers.wait_settled() == ""
+        streams = [at.come() for _ in range(10)]
+        assert [await stream.receive_some(100) for stream in streams] == [b"hello 1\n"] * 10
+
+
+async def test_a_worker_that_takes_nothing_leaves_refusals() -> None:
+    async with house("refuses") as at:
+        assert await at.workers.wait_settled() == ""
+        stream = at.come()
+        assert (await stream.receive_some(100)).startswith(b"* BYE [UNAVAILABLE]")
+        assert len(at.door) == 0
+
+
+async def test_a_dead_worker_is_replaced_and_its_counters_live_on() -> None:
+    async with house("greets") as at:
+        assert await at.workers.wait_settled() == ""
+        assert "jobs_total 2.0" in await at.workers.metrics_text()
+        (pid,) = at.pids()
+        os.kill(pid, signal.SIGKILL)
+        await at.wait(lambda: at.pids() and at.pids() != [pid])
+        assert "jobs_total 4.0" in await at.workers.metrics_text()
+        stream = at.come()
+        assert await stream.receive_some(100) == b"hello 1\n"
+
+
+async def test_a_worker_that_hangs_is_killed() -> None:
+    async with house("deaf", silence_s=0.2) as at:
+        assert await at.workers.wait_settled() == ""
+        (pid,) = at.pids()
+        await at.wait(lambda: at.pids() and at.pids() != [pid])
+
+
+async def test_a_worker_that_hangs_holds_an_end_up_no_longer_than_told() -> None:
+    async with house("deaf") as at:
+        assert await at.workers.wait_settled() == ""
+        assert not await at.workers.stop(deadline_s=0.1, hard_s=0.2)
+        assert at.pids() == []
+
+
+async def test_a_worker_that_cannot_start_is_told() -> None:
+    async with house("cannot") as at:
+        assert await at.workers.wait_settled() == "no luck"
+
+
+async def test_a_roll_replaces_every_worker_under_another_owner() -> None:
+    async with house("greets", count=2) as at:
+        assert await at.workers.wait_settled() == ""
+        before = at.pids()
+        old = at.come()
+        assert (await old.receive_some(100)).startswith(b"hello")
+        assert await at.workers.roll(Config(), count=2) == []
+        assert len(at.pids()) == 2
+        assert not set(before) & set(at.pids())
+        assert await old.receive_some(100) == b""
+        assert await at.workers.roll(Config(), count=1) == []
+        await at.wait(lambda: len(at.workers.status()) == 1)
+
+
+async def test_a_roll_that_cannot_start_changes_nothing() -> None:
+    async with house("greets") as at:
+        assert await at.workers.wait_settled() == ""
+        before = at.pids()
+        at.workers._around.options = ChildOptions(  # type: ignore[misc]  # frozen: only this test changes it
+            command=(sys.executable, SMALL, "cannot")
+        )
+        assert await at.workers.roll(Config(), count=1) == ["no luck"]
+        assert at.pids() == before
+
+
+@pytest.mark.parametrize("command", [("/nowhere/at/all",), (sys.executable, "-c", "raise SystemExit(5)")])
+async def test_a_command_that_fails_is_tried_again(command: tuple[str, ...]) -> None:
+    options = ChildOptions(command=command)
+    door = Door(Config().limits)
+    async with trio.open_nursery() as nursery:
+        workers = Workers(
+            Config(), count=1, server="s", door=door, api_descriptors=[], options=options, nursery=nursery
+        )
+        workers.start()
+        first = workers._keepers[1]
+        while first.child is None:
+            await trio.sleep(0.01)
+        child = first.child
+        while first.child is child:
+            await trio.sleep(0.01)
+        workers.kill()
