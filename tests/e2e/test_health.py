@@ -72,6 +72,20 @@ def test_counters_never_go_down_when_workers_die(start_server: Callable[..., Ser
     assert server.metric('wildduck_connections_open{protocol="lmtp"}') == 0
 
 
+def test_a_client_that_never_reads_its_answers_holds_nothing_up(start_server: Callable[..., Served]) -> None:
+    server = start_server(workers=1)
+    with socket.create_connection((server.api.host, server.api.port), 60) as client:
+        client.setblocking(False)
+        asked = 0
+        ask = b"GET /metrics HTTP/1.1\r\nHost: me\r\n\r\n" * 100
+        while asked < 400 and client.send(ask) == len(ask):
+            asked += 100
+        while not server.metric("wildduck_workers_ready"):
+            pass  # others are served meanwhile
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+
+
 @pytest.fixture
 def held_back(start_server: Callable[..., Served]) -> Iterator[tuple[Served, socket.socket]]:
     """A server that cannot end yet: a message is on its way in, which a drain waits for."""
@@ -100,3 +114,12 @@ def test_on_the_way_out_health_says_draining(held_back: tuple[Served, socket.soc
     assert b"250 2." in answer
     assert b"421 4.3.2" in answer
     assert server.wait() == 0
+
+
+def test_a_second_signal_ends_it_at_once(held_back: tuple[Served, socket.socket]) -> None:
+    server, _ = held_back
+    server.signal(signal.SIGTERM)
+    server.log.wait("leaving")
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 1
+    assert server.log.all("stopping at once")

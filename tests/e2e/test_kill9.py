@@ -13,7 +13,9 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from served import Account, Place, Served
 
@@ -83,9 +85,7 @@ def test_nothing_acknowledged_is_lost(start_server: Callable[..., Served]) -> No
         assert sender.first.wait(60), sender.failure
     for killed in range(KILLS):
         slot = killed % WORKERS + 1  # in turn: a slot that dies often is given longer pauses
-        server.log.wait(
-            "worker ready", count=killed // WORKERS + 1, where=lambda event, slot=slot: event["slot"] == slot
-        )
+        server.log.wait("worker ready", count=killed // WORKERS + 1, where=partial(is_of_slot, slot))
         (pid,) = [worker["pid"] for worker in server.ask("status")["workers"] if worker["slot"] == slot]
         os.kill(pid, signal.SIGKILL)
         server.log.wait("worker died", count=killed + 1)
@@ -104,6 +104,10 @@ def test_nothing_acknowledged_is_lost(start_server: Callable[..., Served]) -> No
     assert leftovers(server.folder) == []
 
 
+def is_of_slot(slot: int, event: dict[str, Any]) -> bool:
+    return bool(event["slot"] == slot)
+
+
 def stored_subjects(server: Served, user: Account) -> Counter[str]:
     with imaplib.IMAP4(server.imap.host, server.imap.port) as client:
         client.login(user.username, user.password)
@@ -115,6 +119,7 @@ def stored_subjects(server: Served, user: Account) -> Counter[str]:
         for part in fetched
         if isinstance(part, tuple) and (found := re.search(rb"Subject: (\S+)", part[1]))
     )
+    assert count is not None
     assert sum(subjects.values()) == int(count)
     return subjects
 

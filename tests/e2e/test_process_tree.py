@@ -119,7 +119,7 @@ def test_with_every_worker_dead_connections_wait(start_server: Callable[..., Ser
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains_and_exits_with_0(start_server: Callable[..., Served], number: int) -> None:
-    server = start_server()
+    server = start_server(workers=1)
     pids = server.worker_pids()
     with Client(server.imap) as imap, Client(server.lmtp) as lmtp:
         assert imap.line().startswith(b"* OK")
@@ -134,7 +134,7 @@ def test_a_signal_drains_and_exits_with_0(start_server: Callable[..., Served], n
 
 
 def test_workers_end_when_their_supervisor_is_killed(start_server: Callable[..., Served]) -> None:
-    server = start_server()
+    server = start_server(workers=1)
     with Client(server.imap) as client:
         assert client.line().startswith(b"* OK")
         server.signal(signal.SIGKILL)
@@ -144,7 +144,7 @@ def test_workers_end_when_their_supervisor_is_killed(start_server: Callable[...,
 
 
 def test_a_second_start_on_the_same_store_is_refused(start_server: Callable[..., Served]) -> None:
-    server = start_server()
+    server = start_server(workers=1)
     other = start_server(ready=False)
     assert other.wait() == 2
     assert "another server is running" in other.log.all("cannot start")[0]["error"]
@@ -196,7 +196,7 @@ def test_unix_sockets_serve_and_leave_nothing_behind(
     path = tmp_path / "lmtp.sock"
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(path))
-    server = start_server(lmtp=f"unix:{path}")
+    server = start_server(lmtp=f"unix:{path}", workers=1)
     with Client(server.lmtp) as client:
         assert client.line().startswith(b"220")
     assert server.stop() == 0
@@ -208,7 +208,7 @@ def test_unix_sockets_serve_and_leave_nothing_behind(
 
 
 def test_sighup_with_a_bad_configuration_changes_nothing(start_server: Callable[..., Served]) -> None:
-    server = start_server()
+    server = start_server(workers=1)
     before = server.worker_pids()
     server.config_path.write_text("[server]\nworkers = 'many'\n[imap]\nlisten = ['nowhere']\n")
     server.signal(signal.SIGHUP)
@@ -226,7 +226,7 @@ def test_sighup_with_a_bad_configuration_changes_nothing(start_server: Callable[
 
 
 def test_reload_rolls_the_workers_one_by_one(start_server: Callable[..., Served]) -> None:
-    server = start_server()
+    server = start_server(workers=1)
     before = set(server.worker_pids())
     with Client(server.imap) as old:
         assert old.line().startswith(b"* OK")
@@ -236,7 +236,7 @@ def test_reload_rolls_the_workers_one_by_one(start_server: Callable[..., Served]
                 imap="127.0.0.1:0",
                 lmtp="127.0.0.1:0",
                 api="127.0.0.1:0",
-                workers=3,
+                workers=2,
                 more={"server": {"hostname": "new.example.org"}},
             ),
         )
@@ -246,7 +246,7 @@ def test_reload_rolls_the_workers_one_by_one(start_server: Callable[..., Served]
         assert new.line().startswith(b"220 new.example.org")
     assert server.get("/health")[0] == 200
     workers = [worker for worker in server.ask("status")["workers"] if worker["state"] == "ready"]
-    assert len(workers) == 3
+    assert len(workers) == 2
     assert not before & {worker["pid"] for worker in workers}
     assert server.stop() == 0
 

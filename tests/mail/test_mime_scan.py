@@ -324,7 +324,9 @@ MIMEISH = st.lists(st.sampled_from(TOKENS) | st.binary(max_size=6), max_size=40)
 @settings(max_examples=400, deadline=None)
 @given(
     st.binary(max_size=300) | MIMEISH,
-    st.sampled_from([ScanLimits(), ScanLimits(depth=2, parts=4), mime.FLAT]),
+    st.sampled_from(
+        [ScanLimits(), ScanLimits(depth=2, parts=4), ScanLimits(header_bytes=9, misses=3), mime.FLAT]
+    ),
 )
 def test_ranges_of_any_bytes_nest_and_lines_add_up(data: bytes, limits: ScanLimits) -> None:
     root = scan(data, limits=limits)

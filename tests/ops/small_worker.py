@@ -1,16 +1,16 @@
 """A worker that does one thing, for tests of the supervisor's side: run with its mode before the descriptors.
 
-greets: adopts, says `hello SLOT` to each connection and holds it until a drain. refuses: takes no batch. dies: takes
-the first batch and ends without a word. deaf: is ready and then answers nothing. leaves nothing: ends at once.
-cannot: says that it cannot start.
+greets: adopts, says `hello SLOT` to each connection and holds it until a drain. refuses: takes no batch.
+dies-second: slot 1 greets, any other takes its first batch and ends without a word. deaf: is ready and then answers
+nothing. cannot: says that it cannot start; cannot-again: only the first one of a slot can.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
-import time
 
 import trio
 
@@ -22,7 +22,7 @@ async def main(mode: str, control: int) -> int:
     channel = Channel(socket.socket(fileno=control))
     boot = (await channel.receive()).message
     assert isinstance(boot, messages.Boot)
-    if mode == "cannot":
+    if mode == "cannot" or (mode == "cannot-again" and boot.owner.endswith("b")):
         await channel.send(messages.Failed("no luck"))
         return 2
     if mode == "dies-second" and boot.slot == 1:
@@ -30,7 +30,7 @@ async def main(mode: str, control: int) -> int:
     await channel.send(messages.Ready(os.getpid()))
     held: list[socket.socket] = []
     if mode == "deaf":
-        time.sleep(1000)  # the loop itself hangs: killed long before
+        signal.pause()  # the loop itself hangs, until it is killed
     while True:
         received = await channel.receive()
         match received.message:

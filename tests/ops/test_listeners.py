@@ -20,9 +20,9 @@ from wd_trio.ops.listeners import BindFailed, Listener, accept_all, bind_all
 
 def config_of(imap: list[str], lmtp: list[str] | None = None) -> Config:
     return Config(
-        imap=replace(Imap(), listen=imap),
-        lmtp=replace(Lmtp(), listen=lmtp or []),
-        api=replace(Api(), listen=[]),
+        imap=replace(Imap(), listen=tuple(imap)),
+        lmtp=replace(Lmtp(), listen=tuple(lmtp or ())),
+        api=replace(Api(), listen=()),
     )
 
 

@@ -143,12 +143,9 @@ async def test_a_roll_replaces_every_worker_under_another_owner() -> None:
 
 
 async def test_a_roll_that_cannot_start_changes_nothing() -> None:
-    async with house("greets") as at:
+    async with house("cannot-again") as at:
         assert await at.workers.wait_settled() == ""
         before = at.pids()
-        at.workers._around.options = ChildOptions(  # type: ignore[misc]  # frozen: only this test changes it
-            command=(sys.executable, SMALL, "cannot")
-        )
         assert await at.workers.roll(Config(), count=1) == ["no luck"]
         assert at.pids() == before
 
@@ -162,10 +159,9 @@ async def test_a_command_that_fails_is_tried_again(command: tuple[str, ...]) -> 
             Config(), count=1, server="s", door=door, api_descriptors=[], options=options, nursery=nursery
         )
         workers.start()
+        at = House(workers, door)
         first = workers._keepers[1]
-        while first.child is None:
-            await trio.sleep(0.01)
+        await at.wait(lambda: first.child)
         child = first.child
-        while first.child is child:
-            await trio.sleep(0.01)
+        await at.wait(lambda: first.child is not child)
         workers.kill()

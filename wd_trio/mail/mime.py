@@ -261,7 +261,6 @@ class _Scanner:
                 owner.children.append(child)
                 return child
             self.active.pop(self.bounds[index] or b"", None)
-            self.bounds[index] = None
             delimiter = self._next_delimiter(delimiter.next_start)
         self._end(0, len(self.data))
         return None
@@ -331,9 +330,7 @@ class _Scanner:
         return _Delimiter(end, min(match.end() + 1, len(self.data)), owner, closes)
 
     def _lines_to(self, position: int) -> int:
-        """The line ends before `position`; positions hardly ever go back, and then by a line end or so."""
-        if position < self.counted:
-            return self.lines - _count_lines(self.data, position, self.counted)
+        """The line ends before `position`; positions never go back, so that each byte is counted once."""
         self.lines += _count_lines(self.data, self.counted, position)
         self.counted = position
         return self.lines

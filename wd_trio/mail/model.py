@@ -234,6 +234,27 @@ class Expunged:
 
 
 @dataclass(frozen=True, slots=True)
+class Copied:
+    """The outcome of COPY or MOVE: `sources[i]` became `targets.uids[i]`, in order of uid.
+
+    `gone` is MOVE's expunge in the source mailbox, made in the same transaction; None for COPY.
+    """
+
+    sources: tuple[int, ...]
+    targets: Appended
+    gone: Expunged | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A page of a search: the matching uids, their highest modseq, and the uid to go on after (0: done)."""
+
+    uids: UidSet
+    modseq: int
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
 class Vanished:
     """The uids that left a mailbox in the transaction at `modseq`."""
 

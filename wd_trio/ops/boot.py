@@ -153,7 +153,7 @@ def _lanes(config: Config, database: SqliteDatabase, state: SqliteDatabase) -> l
         LaneOptions(name="state.write", group=state.group),
         LaneOptions(name="state.read", abandon=True),
         LaneOptions(name=WORK, threads=WORKERS),
-        LaneOptions(name=HASH, threads=hashers),
+        LaneOptions(name=HASH, threads=hashers, queue=200, wait_s=4.0, abandon=True),
         LaneOptions(name=UPKEEP),
     ]
 

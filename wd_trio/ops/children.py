@@ -42,7 +42,8 @@ class ChildOptions:
     command: Sequence[str] = WORKER_COMMAND
     ping_s: float = 3.0
     silence_s: float = 15.0
-    """A worker that says nothing for so long is killed."""
+    """A worker that says nothing for so long is killed; until it is ready it gets `start_silence_s`."""
+    start_silence_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +156,7 @@ class Child:
         except ChannelOver:
             self._all_read.set()
         except ValueError:  # also what msgspec raises: it speaks another language, so it cannot be led
-            log.exception("worker sent nonsense", slot=self.boot.slot, pid=self.pid)
+            log.exception("worker sent nonsense", slot=self.boot.slot, worker_pid=self.pid)
             self.kill()
 
     def _hear(self, message: messages.Message, channel: Channel, nursery: trio.Nursery) -> None:
@@ -219,7 +220,9 @@ class Child:
         await self._answered.wait()
         self._on_the_way = []
         if self._answer is not None and self._answer.refused:
-            log.warning("worker took no connections", slot=self.boot.slot, pid=self.pid, count=len(batch))
+            log.warning(
+                "worker took no connections", slot=self.boot.slot, worker_pid=self.pid, count=len(batch)
+            )
             self._ids.difference_update(peer.id for peer in peers)
             self._around.door.come_back(batch)
             return
@@ -232,8 +235,9 @@ class Child:
         options = self._around.options
         for number in count(1):
             await trio.sleep(options.ping_s)
-            if trio.current_time() - self._heard_at > options.silence_s:
-                log.error("worker hangs", slot=self.boot.slot, pid=self.pid, silent_s=options.silence_s)
+            most_s = options.start_silence_s if self.state == "starting" else options.silence_s
+            if trio.current_time() - self._heard_at > most_s:
+                log.error("worker hangs", slot=self.boot.slot, worker_pid=self.pid, silent_s=most_s)
                 self.kill()
                 return
             with trio.move_on_after(options.ping_s):  # a full channel is silence too
@@ -293,7 +297,7 @@ class Child:
             await self._say(channel, messages.Drain(deadline_s, stopping))
             await self._gone.wait()
             return True
-        log.error("worker did not drain", slot=self.boot.slot, pid=self.pid)
+        log.error("worker did not drain", slot=self.boot.slot, worker_pid=self.pid)
         self.kill()
         await self._gone.wait()
         return False

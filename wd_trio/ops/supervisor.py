@@ -76,10 +76,13 @@ def serve(
     log.info("starting", version=__version__, config=str(config_path) if config_path else None)
     try:
         return trio.run(supervisor.run)
+    except* Exception:
+        log.exception("supervisor failed")
     finally:
         control.close()
         for listener in listeners:
             listener.close()
+    return EXIT_FAILED
 
 
 def _bind(config: Config, control: ControlSocket) -> list[Listener]:

@@ -33,6 +33,7 @@ import trio
 from wd_trio import telemetry
 from wd_trio.adapters.sqlite.bus import HubBus
 from wd_trio.api.app import create_app
+from wd_trio.config import Log
 from wd_trio.errors import Unavailable, WdError
 from wd_trio.ops import log as logging
 from wd_trio.ops import messages, metrics
@@ -105,6 +106,9 @@ class Worker:
     async def _serve(self, boot: messages.Boot) -> int:
         status = EXIT_FAILED
         async with trio.open_nursery() as outer:
+            outer.start_soon(
+                self._listen
+            )  # from the beginning: opening may take its time, but a pulse it has
             async with AsyncExitStack() as stack:
                 stack.callback(lambda: _exit_after(ABANDON_S, status))  # hypercorn may never come to its end
                 try:
@@ -113,7 +117,9 @@ class Worker:
                     )
                     await services.end_claims()
                 except WdError as error:
-                    return await self._cannot_start(str(error))
+                    status = await self._cannot_start(str(error))
+                    outer.cancel_scope.cancel()
+                    return status
                 health = self._health = Health(gateway=services.gateway, store=services.store)
                 app = create_app(ready=health.ready, live=health.live, metrics=self._metrics_text)
                 outer.start_soon(self._serve_api, app)
@@ -124,7 +130,6 @@ class Worker:
 
     async def _serve_tree(self, boot: messages.Boot, services: Services) -> None:
         async with trio.open_nursery() as tree:
-            tree.start_soon(self._listen)
             tree.start_soon(self._heed_signals)
             tree.start_soon(self._report_closed)
             tree.start_soon(self._until_hub_ends, self._bus.run)
@@ -300,6 +305,7 @@ def _leaves(group: BaseExceptionGroup[WdError]) -> Iterator[BaseException]:
 
 def main() -> int:
     """The process's entry: descriptors by number in the arguments; the exit status."""
+    logging.configure(Log())  # until the configuration comes
     descriptors = [int(argument) for argument in sys.argv[1:]]
     for descriptor in descriptors:
         os.set_inheritable(descriptor, False)

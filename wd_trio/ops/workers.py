@@ -137,6 +137,8 @@ class Workers:
         self._nursery = nursery
         self._keepers: dict[int, Keeper] = {}
         self._retiring: set[Keeper] = set()
+        self._coming: Keeper | None = None
+        self._stopping = False
         self._dead = metrics.Totals()
 
     # -- starting
@@ -180,8 +182,7 @@ class Workers:
         metrics.workers_ready.set(sum(child.state == "ready" for child in self._children()))
 
     def _children(self) -> list[Child]:
-        keepers = [*self._keepers.values(), *self._retiring]
-        return [keeper.child for keeper in keepers if keeper.child is not None]
+        return [keeper.child for keeper in self._all() if keeper.child is not None]
 
     # -- replacing
 
@@ -191,12 +192,15 @@ class Workers:
         for keeper in list(self._retiring):
             await keeper.ended.wait()
         for slot in range(1, count + 1):
+            if self._stopping:
+                return ["the server is stopping"]
             old = self._keepers.get(slot)
             letter = LETTERS[0] if old is None or old.letter == LETTERS[1] else LETTERS[1]
-            new = self._keep(slot, letter, config)
+            self._coming = new = self._keep(slot, letter, config)
             with trio.move_on_after(START_S):
                 await new.settled.wait()
-            if new.failure or not new.settled.is_set():
+            self._coming = None
+            if new.failure or new.ended.is_set() or not new.settled.is_set():
                 new.kill()
                 await new.ended.wait()
                 return [new.failure or f"the new worker was not ready within {START_S:.0f} s"]
@@ -210,6 +214,8 @@ class Workers:
 
     def _retire(self, keeper: Keeper) -> None:
         self._retiring.add(keeper)
+        if keeper.child is not None and keeper.child.state == "ready":
+            keeper.child.retire()
         self._nursery.start_soon(self._see_out, keeper)
 
     async def _see_out(self, keeper: Keeper) -> None:
@@ -220,20 +226,26 @@ class Workers:
 
     async def stop(self, *, deadline_s: float, hard_s: float) -> bool:
         """Drain every worker at once and wait for all; True when all ended by themselves."""
+        self._stopping = True
         clean: list[bool] = []
 
         async def see_out(keeper: Keeper) -> None:
             clean.append(await keeper.retire(deadline_s=deadline_s, hard_s=hard_s, stopping=True))
 
         async with trio.open_nursery() as nursery:
-            for keeper in (*self._keepers.values(), *self._retiring):
+            for keeper in self._all():
                 nursery.start_soon(see_out, keeper)
         return all(clean)
 
     def kill(self) -> None:
         """End every worker at once."""
-        for keeper in (*self._keepers.values(), *self._retiring):
+        self._stopping = True
+        for keeper in self._all():
             keeper.kill()
+
+    def _all(self) -> list[Keeper]:
+        coming = [self._coming] if self._coming is not None else []
+        return [*self._keepers.values(), *self._retiring, *coming]
 
     # -- telling
 

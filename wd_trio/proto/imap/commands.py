@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from wd_trio.mail.numset import SequenceSet
+from wd_trio.mail.search import SearchKey
 from wd_trio.secret import Secret
 
 
@@ -51,10 +52,78 @@ class Authenticate:
 
 @dataclass(frozen=True, slots=True)
 class List:
-    """`patterns` holds one pattern for the basic command. `reference` and patterns are Unicode."""
+    """`patterns` holds one pattern for the basic command. `reference` and patterns are Unicode.
+
+    The extended command (RFC 5258, 5819, 6154): `selection` and `returns` hold upper-case option names
+    ("SUBSCRIBED", "REMOTE", "RECURSIVEMATCH", "SPECIAL-USE"; "SUBSCRIBED", "CHILDREN", "SPECIAL-USE",
+    "STATUS" with `status_items`). `extended` tells LIST with any of these, or several patterns.
+    """
 
     reference: str
     patterns: tuple[str, ...]
+    selection: frozenset[str] = frozenset()
+    returns: frozenset[str] = frozenset()
+    status_items: tuple[str, ...] = ()
+    extended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Lsub:
+    reference: str
+    pattern: str
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """`special_use` is CREATE … (USE (…)), RFC 6154; a trailing separator is cut off already."""
+
+    mailbox: str
+    special_use: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    mailbox: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rename:
+    source: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    mailbox: str
+    subscribed: bool  # False: UNSUBSCRIBE
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Enable:
+    """RFC 5161; names in capitals, known or not."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GetQuota:
+    root: str
+
+
+@dataclass(frozen=True, slots=True)
+class GetQuotaRoot:
+    mailbox: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetQuota:
+    root: str
+    limits: tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +141,7 @@ class Status:
 class Select:
     mailbox: str
     read_only: bool  # EXAMINE
+    condstore: bool = False  # SELECT … (CONDSTORE), RFC 7162 §3.1.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +173,7 @@ class FetchBody:
     section: Section
     peek: bool
     partial: tuple[int, int] | None = None  # (start, count)
+    binary: bool = False  # BINARY[part] (RFC 3516): the part decoded of its transfer encoding
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +185,8 @@ class Fetch:
     messages: SequenceSet
     items: tuple[str, ...]
     bodies: tuple[FetchBody, ...] = ()
+    binary_sizes: tuple[str, ...] = ()  # the parts of BINARY.SIZE[part]
+    changed_since: int | None = None  # RFC 7162; then "MODSEQ" is among the items
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +197,28 @@ class Store:
     silent: bool
     flags: int
     keywords: str
+    unchanged_since: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """COPY, or MOVE (RFC 6851) where `move`."""
+
+    uid: bool
+    messages: SequenceSet
+    mailbox: str
+    move: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """`returns` is None for the plain command, else ESEARCH's options in capitals (RFC 4731; an empty list
+    means ALL). `key` is one tree; sequence sets in it are still `Numbers`. A charset that is not known never
+    gets here: the engine answers NO [BADCHARSET]."""
+
+    uid: bool
+    key: SearchKey
+    returns: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +240,8 @@ class Append:
     keywords: str
     internal_date: int | None
     size: int
+    utf8: bool = False  # APPEND … UTF8 (literal8), RFC 6855
+    binary: bool = False  # the message came as a literal8 (RFC 3516): NULs are allowed
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +264,18 @@ Command: TypeAlias = (
     | Close
     | Fetch
     | Store
+    | Copy
+    | Search
+    | Create
+    | Delete
+    | Rename
+    | Subscribe
+    | Lsub
+    | Check
+    | Enable
+    | GetQuota
+    | GetQuotaRoot
+    | SetQuota
     | Expunge
     | Append
     | Idle
