@@ -17,7 +17,7 @@ def start(folder: Path) -> tuple[subprocess.Popen[str], str]:
     """The running server, and what it printed until it was ready."""
     anywhere = '["127.0.0.1:0"]'
     environ = {name: value for name, value in os.environ.items() if not name.startswith("WD_TRIO_")}
-    environ |= {f"WD_TRIO_{section}__LISTEN": anywhere for section in ("IMAP", "LMTP", "API")}
+    environ |= {f"WD_TRIO_{section}__LISTEN": anywhere for section in ("IMAP", "POP3", "LMTP", "API")}
     environ |= {"WD_TRIO_SERVER__WORKERS": "1", "WD_TRIO_AUTH__ARGON2_MEMORY_KIB": "8"}
     environ |= {"PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
@@ -32,6 +32,13 @@ def start(folder: Path) -> tuple[subprocess.Popen[str], str]:
     return process, "".join(lines)
 
 
+def told(said: str, pattern: str) -> tuple[str, ...]:
+    """The groups of `pattern` in what was printed."""
+    found = re.search(pattern, said)
+    assert found, said
+    return found.groups()
+
+
 def stop(process: subprocess.Popen[str]) -> None:
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 0
@@ -42,9 +49,9 @@ def stop(process: subprocess.Popen[str]) -> None:
 def test_demo_twice(tmp_path: Path) -> None:
     process, said = start(tmp_path)
     try:
-        host, port = re.search(r"imap://([\d.]+):(\d+)", said).groups()  # type: ignore[union-attr]  # it must be
-        password = re.search(r"password (\S+) \(shown", said)[1]  # type: ignore[index]  # likewise
-        assert re.search(r"API token [0-9a-f]{40} ", said)
+        host, port = told(said, r"imap://([\d.]+):(\d+)")
+        (password,) = told(said, r"password (\S+) \(shown")
+        assert told(said, r"API token ([0-9a-f]{40}) ")
         (deliver,) = (line.strip() for line in said.splitlines() if "smtplib" in line)
         subprocess.run(["/bin/sh", "-c", deliver.replace("python3", sys.executable)], check=True)
         with imaplib.IMAP4(host, int(port)) as client:
@@ -58,7 +65,7 @@ def test_demo_twice(tmp_path: Path) -> None:
         assert password not in said
         assert "API token" not in said
         assert "wd-trio user passwd demo" in said
-        host, port = re.search(r"imap://([\d.]+):(\d+)", said).groups()  # type: ignore[union-attr]  # it must be
+        host, port = told(said, r"imap://([\d.]+):(\d+)")
         with imaplib.IMAP4(host, int(port)) as client:
             client.login("demo", password)
             assert client.select("INBOX") == ("OK", [b"1"]), "the same data"

@@ -155,13 +155,13 @@ def test_what_does_not_exist_yet_is_refused(tmp_path: Path) -> None:
         [imap]
         tls_listen = ["127.0.0.1:993"]
         [pop3]
-        listen = ["127.0.0.1:110"]
+        tls_listen = ["127.0.0.1:995"]
         [tls]
         certificate = "a.pem"
         """,
         folder=tmp_path,
     )
-    assert found.keys() == {"store.url", "redis.url", "imap.tls_listen", "pop3.listen", "tls.certificate"}
+    assert found.keys() == {"store.url", "redis.url", "imap.tls_listen", "pop3.tls_listen", "tls.certificate"}
     assert all("not available in this version" in message for message in found.values())
 
 

@@ -65,8 +65,14 @@ class Imap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pop3:
-    listen: tuple[str, ...] = _key((), "addresses as host:port, [ipv6]:port or unix:/path")
+    listen: tuple[str, ...] = _key(("127.0.0.1:1110",), "addresses as host:port, [ipv6]:port or unix:/path")
     tls_listen: tuple[str, ...] = _key((), "the same, TLS from the first byte")
+    idle_timeout_s: float = _key(
+        600.0,
+        "a silent connection is closed after this (RFC 1939: at least 10 minutes)",
+        least=1,
+        most=86400,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

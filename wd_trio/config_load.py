@@ -3,7 +3,7 @@
 - Both sources become plain values per (section, key); each is converted to the key's declared type, then
   held against its declared range; what spans keys or needs a grammar (addresses, networks, URLs) follows.
 - A fault names its key path and the rule, never the value: a value may be a secret.
-- What this version does not have (TLS listeners, POP3, the cluster engine) is refused, never ignored.
+- What this version does not have (TLS listeners, the cluster engine) is refused, never ignored.
 - Relative paths count from the configuration file's folder, else from the current one, and come out absolute:
   the workers need not share the caller's folder.
 """
@@ -185,8 +185,6 @@ def _check(config: Config, faults: list[Fault]) -> None:
     if config.redis.url:
         faults.append(("redis.url", f"{_NOT_HERE}: the cluster engine"))
     _check_listeners(config, faults)
-    if config.pop3.listen:
-        faults.append(("pop3.listen", f"{_NOT_HERE}: POP3"))
     for name in ("certificate", "key"):
         if getattr(config.tls, name):
             faults.append((f"tls.{name}", f"{_NOT_HERE}: TLS"))

@@ -14,12 +14,14 @@ from wd_trio.adapters.sqlite.connection import SqliteOptions
 from wd_trio.adapters.sqlite.database import SqliteDatabase
 from wd_trio.adapters.sqlite.documents import SqliteDocuments
 from wd_trio.adapters.sqlite.limits import SqliteLimits, open_state
+from wd_trio.adapters.sqlite.sessions import SqliteSessions
 from wd_trio.adapters.sqlite.store import SqliteStore
 from wd_trio.mail.model import DEFAULT_MAILBOXES, Mailbox
 from wd_trio.ports.documents import Documents
 from wd_trio.ports.ids import new_id
 from wd_trio.ports.limits import Limits
 from wd_trio.ports.mail import MailStore
+from wd_trio.ports.sessions import SessionStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,7 @@ class Engine:
     store: MailStore
     documents: Documents
     limits: Limits
+    sessions: SessionStore
     clock: Clock
 
 
@@ -39,7 +42,13 @@ def sqlite_engine(folder: Path) -> Iterator[Engine]:
     database = SqliteDatabase(folder / "mail.db", options)
     state = open_state(folder / "mail.db", options)
     try:
-        yield Engine(SqliteStore(database), SqliteDocuments(database), SqliteLimits(state), clock)
+        yield Engine(
+            SqliteStore(database),
+            SqliteDocuments(database),
+            SqliteLimits(state),
+            SqliteSessions(state),
+            clock,
+        )
     finally:
         state.close()
         database.close()
@@ -67,6 +76,11 @@ def documents(engine: Engine) -> Documents:
 @pytest.fixture
 def limits(engine: Engine) -> Limits:
     return engine.limits
+
+
+@pytest.fixture
+def sessions(engine: Engine) -> SessionStore:
+    return engine.sessions
 
 
 @pytest.fixture

@@ -125,6 +125,10 @@ class Served:
         return self.places["imap"]
 
     @property
+    def pop3(self) -> Place:
+        return self.places["pop3"]
+
+    @property
     def lmtp(self) -> Place:
         return self.places["lmtp"]
 
@@ -204,13 +208,20 @@ def write_config(path: Path, settings: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def settings_of(
-    *, imap: str, lmtp: str, api: str, workers: int, more: Mapping[str, Mapping[str, Any]]
+    *,
+    imap: str,
+    lmtp: str,
+    api: str,
+    pop3: str = "127.0.0.1:0",
+    workers: int,
+    more: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, dict[str, Any]]:
     """The settings of a server for tests: cheap passwords, a log that can be read, and `more`."""
     made: dict[str, dict[str, Any]] = {
         "server": {"workers": workers, "hostname": "mail.example.org"},
         "store": {"url": "sqlite:data/mail.db"},
         "imap": {"listen": [imap]},
+        "pop3": {"listen": [pop3]},
         "lmtp": {"listen": [lmtp]},
         "api": {"listen": [api]},
         "auth": {"argon2_time_cost": 1, "argon2_memory_kib": 8, "failure_delay_s": 0.01},

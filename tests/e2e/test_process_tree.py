@@ -58,7 +58,7 @@ def alive(pid: int) -> bool:
 
 
 def test_ready_tells_the_bound_addresses(server: Served) -> None:
-    assert {"imap", "lmtp", "api"} == server.places.keys()
+    assert {"imap", "pop3", "lmtp", "api"} == server.places.keys()
     assert all(place.port for place in server.places.values())
     assert len(server.log.all("ready")) == 1
 

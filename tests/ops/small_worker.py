@@ -22,7 +22,7 @@ async def main(mode: str, control: int) -> int:
     channel = Channel(socket.socket(fileno=control))
     boot = (await channel.receive()).message
     assert isinstance(boot, messages.Boot)
-    if mode == "cannot" or (mode == "cannot-again" and boot.owner.endswith("b")):
+    if mode == "cannot" or (mode == "cannot-again" and not boot.owner.endswith(".1")):
         await channel.send(messages.Failed("no luck"))
         return 2
     if mode == "dies-second" and boot.slot == 1:

@@ -36,11 +36,11 @@ async def serving(config: Config) -> AsyncIterator[None]:
     control.close()
 
 
-async def answer(op: str) -> dict[str, Any]:
+async def answer(op: str, asked: dict[str, Any]) -> dict[str, Any]:
     await trio.lowlevel.checkpoint()
     if op == "fail":
         raise RuntimeError("broken")
-    return {"ok": True, "op": op}
+    return {"ok": True} | asked
 
 
 async def test_a_request_is_answered(config: Config) -> None:
@@ -48,6 +48,8 @@ async def test_a_request_is_answered(config: Config) -> None:
         assert stat.S_IMODE(control_path(config).stat().st_mode) == 0o600
         for op in ("status", "reload"):
             assert await trio.to_thread.run_sync(request, config, op) == {"ok": True, "op": op}
+        reply = await trio.to_thread.run_sync(lambda: request(config, "kill", user="u1"))
+        assert reply == {"ok": True, "op": "kill", "user": "u1"}
         failed = await trio.to_thread.run_sync(request, config, "fail")
     assert failed["ok"] is False
     assert "broken" not in failed["error"]

@@ -122,6 +122,15 @@ async def test_the_end_of_the_other_side_is_the_end(ends: tuple[Channel, Channel
         await ends[1].send(messages.Ping(1))
 
 
+async def test_last_words_arrive_from_one_who_left_messages_unread(ends: tuple[Channel, Channel]) -> None:
+    await ends[1].send(messages.Ping(1))
+    await ends[0].send(messages.Failed("no disk"))
+    ends[0].close()
+    assert (await ends[1].receive()).message == messages.Failed("no disk")
+    with pytest.raises(ChannelOver):
+        await ends[1].receive()
+
+
 async def test_closing_wakes_who_receives(ends: tuple[Channel, Channel]) -> None:
     async def receive() -> None:
         with pytest.raises(ChannelOver):

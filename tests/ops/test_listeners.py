@@ -14,13 +14,14 @@ import pytest
 import trio
 import trio.testing
 
-from wd_trio.config import Api, Config, Imap, Lmtp
+from wd_trio.config import Api, Config, Imap, Lmtp, Pop3
 from wd_trio.ops.listeners import BindFailed, Listener, accept_all, bind_all
 
 
 def config_of(imap: list[str], lmtp: list[str] | None = None) -> Config:
     return Config(
         imap=replace(Imap(), listen=tuple(imap)),
+        pop3=replace(Pop3(), listen=()),
         lmtp=replace(Lmtp(), listen=tuple(lmtp or ())),
         api=replace(Api(), listen=()),
     )

@@ -7,6 +7,7 @@ from imap_feeds import three_feeds
 
 from wd_trio.errors import Invalid
 from wd_trio.mail import model as m
+from wd_trio.mail import search
 from wd_trio.mail.numset import SequenceSet
 from wd_trio.proto.imap import commands as c
 from wd_trio.proto.imap import events as e
@@ -163,6 +164,115 @@ GOOD = [
             ),
         ),
     ),
+    (SELECTED, b"FETCH 1 (MODSEQ UID)", c.Fetch(False, ONE, ("MODSEQ", "UID"))),
+    (
+        SELECTED,
+        b"UID FETCH 1:* (FLAGS) (changedsince 12345)",
+        c.Fetch(True, ONE_TO_STAR, ("UID", "FLAGS", "MODSEQ"), changed_since=12345),
+    ),
+    (
+        SELECTED,
+        b"FETCH 1 FAST (CHANGEDSINCE 0)",
+        c.Fetch(False, ONE, ("FLAGS", "INTERNALDATE", "RFC822.SIZE", "MODSEQ"), changed_since=0),
+    ),
+    (
+        SELECTED,
+        b"FETCH 1 (MODSEQ FLAGS) (CHANGEDSINCE 9223372036854775807)",
+        c.Fetch(False, ONE, ("MODSEQ", "FLAGS"), changed_since=(1 << 63) - 1),
+    ),
+    (
+        SELECTED,
+        b"FETCH 1 (binary[] BINARY.PEEK[1.2]<3.4> BINARY[1] BODY[1])",
+        c.Fetch(
+            False,
+            ONE,
+            (),
+            (
+                c.FetchBody("BINARY[]", c.Section(), False, None, True),
+                c.FetchBody("BINARY[1.2]", c.Section("1.2"), True, (3, 4), True),
+                c.FetchBody("BINARY[1]", c.Section("1"), False, None, True),
+                c.FetchBody("BODY[1]", c.Section("1"), False),
+            ),
+        ),
+    ),
+    (
+        SELECTED,
+        b"FETCH 1 (BINARY.SIZE[1] BINARY.SIZE[] FLAGS binary.size[1])",
+        c.Fetch(False, ONE, ("FLAGS",), binary_sizes=("1", "")),
+    ),
+    (SELECTED, b"FETCH 1 BINARY.SIZE[2]", c.Fetch(False, ONE, (), binary_sizes=("2",))),
+    (
+        SELECTED,
+        b"STORE 1 (UNCHANGEDSINCE 0) FLAGS.SILENT ()",
+        c.Store(False, ONE, "set", True, 0, "", 0),
+    ),
+    (
+        SELECTED,
+        b"UID STORE 1:* (unchangedsince 320162338) +FLAGS kw",
+        c.Store(True, ONE_TO_STAR, "add", False, 0, "kw", 320162338),
+    ),
+    (SELECTED, b"COPY 1:* Inbox", c.Copy(False, ONE_TO_STAR, "INBOX")),
+    (SELECTED, b'UID COPY 1 "Sent Mail"', c.Copy(True, ONE, "Sent Mail")),
+    (SELECTED, b"MOVE 1 Trash", c.Copy(False, ONE, "Trash", True)),
+    (SELECTED, b"uid move 1 Entw&APw-rfe", c.Copy(True, ONE, "Entwürfe", True)),
+    (SELECTED, b"CHECK", c.Check()),
+    (SELECTED, b"SEARCH ALL", c.Search(False, search.All())),
+    (SELECTED, b"UID SEARCH 1", c.Search(True, search.Numbers(ONE, False))),
+    (AFTER, b"ENABLE condstore UTF8=Accept X-Y CONDSTORE", c.Enable(("CONDSTORE", "UTF8=ACCEPT", "X-Y"))),
+    (AFTER, b"CREATE a/b", c.Create("a/b")),
+    (AFTER, b"CREATE a/b/", c.Create("a/b")),
+    (AFTER, b"CREATE inbox/", c.Create("INBOX")),
+    (AFTER, b"CREATE x (USE (\\sent \\Odd \\SENT))", c.Create("x", ("\\Sent", "\\Odd"))),
+    (AFTER, b"CREATE x (use ())", c.Create("x")),
+    (AFTER, b'DELETE "a b"', c.Delete("a b")),
+    (AFTER, b"RENAME inbox old", c.Rename("INBOX", "old")),
+    (AFTER, b'RENAME a "b/c"', c.Rename("a", "b/c")),
+    (AFTER, b"SUBSCRIBE a", c.Subscribe("a", True)),
+    (AFTER, b"UNSUBSCRIBE a", c.Subscribe("a", False)),
+    (AFTER, b'LSUB "" %', c.Lsub("", "%")),
+    (AFTER, b'LSUB "#news." "comp.*"', c.Lsub("#news.", "comp.*")),
+    (AFTER, b'GETQUOTA ""', c.GetQuota("")),
+    (AFTER, b"GETQUOTAROOT inbox", c.GetQuotaRoot("INBOX")),
+    (
+        AFTER,
+        b'SETQUOTA "" (storage 512 MESSAGE 9223372036854775807)',
+        c.SetQuota("", (("STORAGE", 512), ("MESSAGE", (1 << 63) - 1))),
+    ),
+    (AFTER, b"SETQUOTA user ()", c.SetQuota("user", ())),
+    (AFTER, b"SELECT INBOX (condstore)", c.Select("INBOX", False, True)),
+    (AFTER, b"EXAMINE INBOX (CONDSTORE CONDSTORE)", c.Select("INBOX", True, True)),
+    (
+        AFTER,
+        b"STATUS a (HIGHESTMODSEQ SIZE APPENDLIMIT deleted DELETED-STORAGE)",
+        c.Status("a", ("HIGHESTMODSEQ", "SIZE", "APPENDLIMIT", "DELETED", "DELETED-STORAGE")),
+    ),
+    (
+        AFTER,
+        b'LIST (subscribed RECURSIVEMATCH) "" *',
+        c.List("", ("*",), frozenset({"SUBSCRIBED", "RECURSIVEMATCH"}), extended=True),
+    ),
+    (AFTER, b'LIST () "" *', c.List("", ("*",), extended=True)),
+    (AFTER, b'LIST (REMOTE) "" ""', c.List("", ("",), frozenset({"REMOTE"}), extended=True)),
+    (AFTER, b'LIST "" (INBOX "a b" inbox %)', c.List("", ("INBOX", "a b", "%"), extended=True)),
+    (
+        AFTER,
+        b'LIST "" % return (SUBSCRIBED children)',
+        c.List("", ("%",), returns=frozenset({"SUBSCRIBED", "CHILDREN"}), extended=True),
+    ),
+    (AFTER, b'LIST "" % RETURN ()', c.List("", ("%",), extended=True)),
+    (
+        AFTER,
+        b'LIST (SPECIAL-USE) "" (a b) RETURN (SPECIAL-USE status (MESSAGES UNSEEN messages) CHILDREN)',
+        c.List(
+            "",
+            ("a", "b"),
+            frozenset({"SPECIAL-USE"}),
+            frozenset({"SPECIAL-USE", "STATUS", "CHILDREN"}),
+            ("MESSAGES", "UNSEEN"),
+            True,
+        ),
+    ),
+    (AFTER, b'LIST "" RETURN', c.List("", ("RETURN",))),
 ]
 
 
@@ -189,6 +299,13 @@ def test_utf8_mode_takes_names_as_they_are() -> None:
     assert three_feeds(data, AFTER, utf8=True) == [
         e.CommandEvent("A1", "SELECT", c.Select("Entw&APw-rfe", False))
     ]
+
+
+def test_options_that_change_with_utf8_mode() -> None:
+    [event] = three_feeds('A1 LIST "" ("ä" &APw-) RETURN ()\r\n'.encode(), AFTER, utf8=True)
+    assert event == e.CommandEvent("A1", "LIST", c.List("", ("ä", "&APw-"), extended=True))
+    [event] = three_feeds('A1 RENAME "ä/ö" {2+}\r\nü\r\n'.encode(), AFTER, utf8=True)
+    assert event == e.CommandEvent("A1", "RENAME", c.Rename("ä/ö", "ü"))
 
 
 def test_passwords_do_not_show() -> None:

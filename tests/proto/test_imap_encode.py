@@ -7,10 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wd_trio.mail import model as m
+from wd_trio.mail.numset import UidSet
 from wd_trio.proto.imap import commands as c
 from wd_trio.proto.imap import encode
 from wd_trio.proto.imap.grammar import parse_date_time
 from wd_trio.proto.imap.parse import Cursor
+
+LIST_WITH_CHILDINFO = b'* LIST (\\Subscribed) "/" a ("CHILDINFO" ("SUBSCRIBED"))\r\n'
 
 
 @pytest.mark.parametrize(
@@ -32,6 +35,46 @@ from wd_trio.proto.imap.parse import Cursor
         (encode.expunge(17), b"* 17 EXPUNGE\r\n"),
         (encode.search([]), b"* SEARCH\r\n"),
         (encode.search([2, 84]), b"* SEARCH 2 84\r\n"),
+        (encode.search([2, 84], 917), b"* SEARCH 2 84 (MODSEQ 917)\r\n"),
+        (encode.search(UidSet([(2, 3)]), 0), b"* SEARCH 2 3 (MODSEQ 0)\r\n"),
+        (encode.search([], 917), b"* SEARCH\r\n"),
+        (encode.esearch("A1", [], uid=False), b'* ESEARCH (TAG "A1")\r\n'),
+        (
+            encode.esearch("a.1", [("COUNT", 4), ("ALL", UidSet([(1, 3), (7, 7)])), ("MODSEQ", 9)], uid=True),
+            b'* ESEARCH (TAG "a.1") UID COUNT 4 ALL 1:3,7 MODSEQ 9\r\n',
+        ),
+        (
+            encode.esearch("A1", [("MIN", None), ("MAX", None), ("ALL", UidSet()), ("COUNT", 0)], uid=False),
+            b'* ESEARCH (TAG "A1") COUNT 0\r\n',
+        ),
+        (encode.copyuid(7, (304, 319, 320), (3956, 3957, 3958)).encode(), b"COPYUID 7 304,319:320 3956:3958"),
+        (encode.copyuid(1, UidSet([(1, 3), (5, 5)]), (9, 4, 5, 6)).encode(), b"COPYUID 1 1:3,5 9,4:6"),
+        (encode.tagged("A1", "OK", "Done", encode.copyuid(1, [2], [3])), b"A1 OK [COPYUID 1 2 3] Done\r\n"),
+        (encode.list_line("a", ["\\Subscribed"], childinfo=["SUBSCRIBED"]), LIST_WITH_CHILDINFO),
+        (
+            encode.list_line("a b", childinfo=["SUBSCRIBED", "SPECIAL-USE"]),
+            b'* LIST () "/" "a b" ("CHILDINFO" ("SUBSCRIBED" "SPECIAL-USE"))\r\n',
+        ),
+        (encode.quota("", [("STORAGE", 10, 512)]), b'* QUOTA "" (STORAGE 10 512)\r\n'),
+        (
+            encode.quota("a b", [("STORAGE", 10, 512), ("MESSAGE", 0, 1)]),
+            b'* QUOTA "a b" (STORAGE 10 512 MESSAGE 0 1)\r\n',
+        ),
+        (encode.quota("x", []), b"* QUOTA x ()\r\n"),
+        (encode.quotaroot("INBOX", [""]), b'* QUOTAROOT INBOX ""\r\n'),
+        (encode.quotaroot("Ä", ["a", "b c"]), b'* QUOTAROOT &AMQ- a "b c"\r\n'),
+        (encode.quotaroot("Ä", [], utf8=True), '* QUOTAROOT "Ä"\r\n'.encode()),
+        (encode.enabled(["CONDSTORE", "UTF8=ACCEPT"]), b"* ENABLED CONDSTORE UTF8=ACCEPT\r\n"),
+        (encode.enabled([]), b"* ENABLED\r\n"),
+        (
+            encode.status("x", [("APPENDLIMIT", None), ("SIZE", 0)]),
+            b"* STATUS x (APPENDLIMIT NIL SIZE 0)\r\n",
+        ),
+        (encode.modseq(12), b"MODSEQ (12)"),
+        (encode.binary_size("1.2", 9), b"BINARY.SIZE[1.2] 9"),
+        (encode.binary_size("", 0), b"BINARY.SIZE[] 0"),
+        (encode.literal8_head(3), b"~{3}\r\n"),
+        (encode.literal8(b"\0\r\n"), b"~{3}\r\n\0\r\n"),
         (encode.list_line("INBOX", ["\\HasNoChildren"]), b'* LIST (\\HasNoChildren) "/" INBOX\r\n'),
         (encode.list_line("", ["\\Noselect"], "/"), b'* LIST (\\Noselect) "/" ""\r\n'),
         (encode.list_line("nil", separator=""), b'* LIST () NIL "nil"\r\n'),
@@ -78,6 +121,8 @@ def test_golden(data: bytes, expected: bytes) -> None:
             c.FetchBody('BODY[HEADER.FIELDS (FROM "X Y")]', c.Section(), True, (2048, 7)),
             b'BODY[HEADER.FIELDS (FROM "X Y")]<2048>',
         ),
+        (c.FetchBody("BINARY[1.2]", c.Section("1.2"), True, None, True), b"BINARY[1.2]"),
+        (c.FetchBody("BINARY[1]", c.Section("1"), False, (5, 7), True), b"BINARY[1]<5>"),
         (c.FetchBody("RFC822.TEXT", c.Section(text="TEXT"), False), b"RFC822.TEXT"),
     ],
 )
@@ -95,6 +140,19 @@ def test_strings_there_and_back(octets: bytes, utf8: bool) -> None:
     assert Cursor(encode.string(octets, utf8=utf8)).string() == octets
     assert Cursor(encode.astring(octets, utf8=utf8)).astring() == octets
     assert Cursor(encode.nstring(octets, utf8=utf8)).nstring() == octets
+
+
+@given(st.lists(st.integers(1, 60), unique=True, min_size=1))
+def test_copied_uids_keep_their_pairs(sources: list[int]) -> None:
+    """Read as clients do: both sets expanded in their order, then paired."""
+    targets = [3 * source for source in sources]
+    _, validity, *sets = encode.copyuid(5, sources, targets).split(" ")
+    assert validity == "5"
+    expanded = [
+        [n for item in text.split(",") for n in range(int(item.split(":")[0]), int(item.split(":")[-1]) + 1)]
+        for text in sets
+    ]
+    assert expanded == [sources, targets]
 
 
 NAMES = st.text(

@@ -54,7 +54,14 @@ REFUSED = [
     (AFTER, b'A1 SELECT "a{%s}\r\n', "Malformed quoted string"),
     (AFTER, b"A1 SELECT a{%s}\r\n", "Unexpected arguments"),
     (AFTER, b"A1 SELECT ~{%s}\r\n", "Unexpected arguments"),
-    (AFTER, b"A1 APPEND INBOX ~{%s}\r\n", "Binary literals are not supported"),
+    (AFTER, b"A1 CREATE a ~{%s}\r\n", "Unexpected arguments"),
+    (AFTER, b"A1 APPEND INBOX ~ {%s}\r\n", "Expected the literal of a message"),
+    (AFTER, b"A1 APPEND INBOX UTF8 (~{%s}\r\n", "Enable UTF8=ACCEPT first"),
+    (AFTER, b"A1 SETQUOTA a (STORAGE {%s}\r\n", "Expected a number"),
+    (AFTER, b"A1 LIST ({%s}\r\n", "Expected a LIST option"),
+    (SELECTED, b"A1 SEARCH {%s}\r\n", "Expected a search key"),
+    (SELECTED, b"A1 SEARCH SINCE {%s}\r\n", "Invalid date"),
+    (SELECTED, b"A1 SEARCH SUBJECT ~{%s}\r\n", "Expected a space"),
     (AFTER, b"A1 APPEND INBOX (\\Seen {%s}\r\n", "Unclosed parenthesis"),
     (AFTER, b'A1 APPEND INBOX "yesterday" {%s}\r\n', "Invalid date-time"),
     (AFTER, b"A1 LOGIN {%s}\r\n", "Already logged in"),
@@ -185,6 +192,54 @@ def test_append(head: bytes, event: e.AppendEvent | None) -> None:
     expected = [event, e.MessageData(MESSAGE, last=True)]
     assert three_feeds(data % (head, len(MESSAGE), b"+", MESSAGE), AFTER) == expected
     assert three_feeds(data % (head, len(MESSAGE), b"", MESSAGE), AFTER) == expected
+
+
+def test_append_of_a_literal8() -> None:
+    data = b"A1 APPEND INBOX (\\Seen) ~{%d%b}\r\n%b\r\n"
+    expected = [append(len(MESSAGE), flags=m.SEEN, binary=True), e.MessageData(MESSAGE, last=True)]
+    assert three_feeds(data % (len(MESSAGE), b"+", MESSAGE), AFTER) == expected
+    assert three_feeds(data % (len(MESSAGE), b"", MESSAGE), AFTER) == expected
+    assert three_feeds(data % (11, b"+", EVIL), AFTER, accept=False) == [
+        append(11, flags=m.SEEN, binary=True)
+    ]
+    got = three_feeds(b"A1 APPEND INBOX ~{3+}\r\nabc)\r\n", AFTER)
+    assert got[-1] == bad("Nothing may follow the message")
+
+
+@pytest.mark.parametrize("word", [b"UTF8", b"utf8"])
+def test_append_of_utf8(word: bytes) -> None:
+    """RFC 6855 §4: the literal stands in parentheses, so that something must follow it."""
+    head = b'A1 APPEND INBOX (kw) "01-Jan-1970 00:00:01 +0000" ' + word + b" (~{%d%b}\r\n%b)\r\n"
+    offer = append(len(MESSAGE), keywords="kw", internal_date=1, utf8=True, binary=True)
+    for plus in (b"+", b""):
+        data = head % (len(MESSAGE), plus, MESSAGE)
+        assert three_feeds(data, AFTER, utf8=True) == [offer, e.MessageData(MESSAGE, last=True)]
+    assert three_feeds(head % (len(MESSAGE), b"+", MESSAGE), AFTER, utf8=True, accept=False) == [offer]
+
+
+@pytest.mark.parametrize("rest", [b"", b" )", b"))", b") x", b") ", b" (~{2+}\r\nab)", b" {2}", b")\0"])
+def test_append_of_utf8_must_end_with_its_parenthesis(rest: bytes) -> None:
+    got = three_feeds(b"A1 APPEND INBOX UTF8 (~{3+}\r\nabc" + rest + b"\r\n", AFTER, utf8=True)
+    assert got[-1] == bad("Unclosed parenthesis")
+    assert not any(isinstance(event, e.MessageData) and event.last for event in got)
+
+
+def test_append_of_utf8_wants_a_literal8() -> None:
+    for data in (b"A1 APPEND a UTF8 ({3}\r\n", b"A1 APPEND a UTF8 ({3+}\r\nabc)\r\n"):
+        assert three_feeds(data, AFTER, utf8=True) == [bad("Expected a literal8")]
+    plain = b"A1 APPEND INBOX {3+}\r\nabc\r\n"
+    assert three_feeds(plain, AFTER, utf8=True) == [append(3), e.MessageData(b"abc", last=True)]
+
+
+def test_the_parenthesis_is_forgotten_with_its_command() -> None:
+    data = b"A1 APPEND a UTF8 (~{11+}\r\n" + EVIL + b")\r\n"
+    engine = engine_in(AFTER)
+    engine.utf8 = True
+    engine.receive(data)
+    assert isinstance(engine.next_event(), e.AppendEvent)
+    engine.refuse_message()
+    again = b"A1 APPEND INBOX {1+}\r\nx\r\n"
+    assert feed(engine, [again]) == [append(1), e.MessageData(b"x", last=True)]
 
 
 def test_append_refused() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from wd_trio.adapters.bridge import Gateway, LaneOptions
@@ -42,7 +42,8 @@ class Accounts:
     hasher: Hasher
     users: Users
     auth: Auth
-    clock: Clock = field(default_factory=Clock)
+    clock: Clock
+    state: SqliteDatabase
 
     def crossings(self, lane: str) -> int:
         """Calls that a lane has brought back."""
@@ -89,7 +90,7 @@ async def open_accounts(
         async with Gateway(lanes) as gateway:
             service = Users(gateway=gateway, documents=documents, store=store, hasher=hasher, options=users)
             guard = Auth(gateway=gateway, users=service, limits=limits, hasher=hasher, options=auth)
-            yield Accounts(gateway, documents, store, limits, hasher, service, guard, clock)
+            yield Accounts(gateway, documents, store, limits, hasher, service, guard, clock, state)
     finally:
         database.close()
         state.close()

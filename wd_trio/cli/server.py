@@ -99,6 +99,8 @@ def _demo_lines(addresses: Sequence[str], password: str) -> list[str]:
         )
     if imap := places.get("imap"):
         lines.append(f"curl --user {admin.DEMO_USER}:{password} 'imap://{imap}/INBOX;MAILINDEX=1'")
+    if pop3 := places.get("pop3"):
+        lines.append(f"curl --user {admin.DEMO_USER}:{password} pop3://{pop3}/1")
     if api := places.get("api"):
         lines.append(f"curl http://{api}/health")
     return lines

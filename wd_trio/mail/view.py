@@ -108,6 +108,15 @@ class View:
         """The client's number of a message, 0 when it does not know it."""
         return self.uids.index(uid) + 1
 
+    def seqs(self, uids: UidSet) -> UidSet:
+        """The client's numbers of those of `uids` that it knows, as a set."""
+        known = uids & self.uids
+        if len(known) == len(self.uids):
+            return UidSet([(1, len(known))]) if known else EMPTY
+        return UidSet(
+            (self.uids.index(first) + 1, self.uids.index(last) + 1) for first, last in known.ranges()
+        )
+
     def select(self, numbers: SequenceSet, *, uid: bool) -> UidSet:
         """The uids a client means. Unknown uids are left out; a sequence number beyond the last raises Invalid
         (RFC 3501 §9: message numbers must exist), but `*` in an empty mailbox means nothing."""

@@ -1,4 +1,4 @@
-"""What an operator does beside the server: accounts, addresses, backups, and the first run's demo account.
+"""What an operator does beside the server: accounts, addresses, sessions, backups, and the first run's demo account.
 
 Each function opens the services on the configured store for one errand and closes them again; a running server
 shares the store and sees the outcome at its next look. Nothing here listens or stays.
@@ -10,6 +10,7 @@ import hashlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -19,11 +20,12 @@ from wd_trio.adapters.sqlite import backup
 from wd_trio.adapters.sqlite.bus import LocalBus
 from wd_trio.addresses import sqlite_path
 from wd_trio.config import Config, Log
-from wd_trio.errors import NotFound, WdError
-from wd_trio.ops import log
+from wd_trio.errors import NotFound, Unavailable, WdError
+from wd_trio.ops import control, log
 from wd_trio.ops.boot import Services, open_services
 from wd_trio.ports.documents import Collection, Index, Insert
 from wd_trio.ports.ids import new_id
+from wd_trio.ports.sessions import SessionDocument
 from wd_trio.secret import Secret, random_password, random_token
 
 T = TypeVar("T")
@@ -33,6 +35,8 @@ DEMO_ADDRESS: Final = "demo@localhost"
 TOKENS: Final = Collection("tokens", (Index("hash", unique=True), Index("role")))
 """API tokens: {"hash": SHA-256 in hex, "role", "created": ms}; the token itself is never stored."""
 _PAGE: Final = 200
+KILL_WAIT_S: Final = 10.0
+KILL_LOOK_S: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,20 @@ class Account:
     used_bytes: int
     quota_bytes: int | None
     disabled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSession:
+    """One line of the list of sessions; times in seconds since the epoch."""
+
+    id: str
+    username: str
+    protocol: str
+    ip: str
+    worker: str
+    created: int
+    last_activity: int
+    user_agent: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +202,88 @@ def delete_address(config: Config, address: str) -> None:
         await services.users.delete_address(address)
 
     _run(config, errand)
+
+
+# --- sessions ---------------------------------------------------------------------------------------------
+
+
+def list_sessions(config: Config, username: str | None = None) -> list[OpenSession]:
+    """The live sessions of one user or of all, oldest first. NotFound for the user."""
+
+    async def errand(services: Services) -> list[OpenSession]:
+        if username is not None:
+            user = await services.users.by_username(username)
+            return [_shown(document, username) for document in await services.sessions.of_user(user.id)]
+        documents: list[SessionDocument] = []
+        after: str | None = None
+        while True:
+            page = await services.sessions.page(after=after, limit=_PAGE)
+            documents.extend(page.documents)
+            after = page.next
+            if after is None:
+                break
+        names = await _usernames(services, {document.user for document in documents})
+        documents.sort(key=lambda document: document.created)
+        return [_shown(document, names[document.user]) for document in documents]
+
+    return _run(config, errand)
+
+
+async def _usernames(services: Services, user_ids: set[str]) -> dict[str, str]:
+    """The names of users by id; the id itself for one who is gone."""
+    names: dict[str, str] = {}
+    for user_id in user_ids:
+        try:
+            names[user_id] = (await services.users.get(user_id)).username
+        except NotFound:
+            names[user_id] = user_id
+    return names
+
+
+def _shown(document: SessionDocument, username: str) -> OpenSession:
+    return OpenSession(
+        id=document.id,
+        username=username,
+        protocol=document.protocol,
+        ip=document.ip,
+        worker=f"{document.server}/{document.worker}",
+        created=document.created // 1000,
+        last_activity=document.last_activity // 1000,
+        user_agent=document.user_agent,
+    )
+
+
+def kill_sessions(config: Config, *, session_id: str | None = None, username: str | None = None) -> int:
+    """End one session, or all of a user, and wait until they are gone; how many there were.
+
+    NotFound for the user or the session; Unavailable when no server is running, or some have not ended in time:
+    they are marked all the same, and end as soon as their worker looks.
+    """
+
+    async def errand(services: Services) -> int:
+        if session_id is not None:
+            found = await services.sessions.get(session_id)
+            if found is None:
+                raise NotFound(f"no session {session_id}", what="session")
+            user_id, ids = found.user, [session_id]
+        else:
+            user_id, ids = (await services.users.by_username(username or "")).id, None
+        marked = await services.sessions.kill(user_id, ids)
+        if marked:
+            ask = partial(control.request, config, "kill", user=user_id)
+            await trio.to_thread.run_sync(ask)
+            await _wait_gone(services, user_id, set(marked))
+        return len(marked)
+
+    return _run(config, errand)
+
+
+async def _wait_gone(services: Services, user_id: str, ids: set[str]) -> None:
+    until = trio.current_time() + KILL_WAIT_S
+    while left := ids & {document.id for document in await services.sessions.of_user(user_id)}:
+        if trio.current_time() >= until:
+            raise Unavailable(f"{len(left)} of {len(ids)} sessions have not ended yet", what="sessions")
+        await trio.sleep(KILL_LOOK_S)
 
 
 # --- the first run ----------------------------------------------------------------------------------------

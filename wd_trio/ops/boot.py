@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from ipaddress import ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Final, TypeVar
 
 import structlog
@@ -28,23 +28,28 @@ from wd_trio.adapters.bridge import Gateway, LaneOptions
 from wd_trio.adapters.sqlite.database import SqliteDatabase
 from wd_trio.adapters.sqlite.documents import SqliteDocuments
 from wd_trio.adapters.sqlite.limits import SqliteLimits, open_state
+from wd_trio.adapters.sqlite.sessions import SqliteSessions
 from wd_trio.adapters.sqlite.store import SqliteStore
 from wd_trio.addresses import sqlite_path
 from wd_trio.config import Config
 from wd_trio.ports.bus import Bus
 from wd_trio.ports.gateway import HASH, WORK, in_lane
-from wd_trio.servers.driver import Connection
 from wd_trio.servers.imap.options import ImapOptions, ImapServices
 from wd_trio.servers.imap.session import serve_imap
+from wd_trio.servers.listener import Handler
 from wd_trio.servers.lmtp.session import LmtpOptions, LmtpServices, serve_lmtp
+from wd_trio.servers.pop3.options import Pop3Options, Pop3Services
+from wd_trio.servers.pop3.session import serve_pop3
 from wd_trio.service.auth import Auth, AuthOptions
 from wd_trio.service.changes import ChangeHub
 from wd_trio.service.credentials import Hasher
 from wd_trio.service.delivery import Delivery, DeliveryOptions
 from wd_trio.service.intake import Intake
 from wd_trio.service.mailboxes import Mailboxes
+from wd_trio.service.maildrop import Maildrops
 from wd_trio.service.messages import Messages
 from wd_trio.service.sessions import SessionOptions, Sessions
+from wd_trio.service.tracking import Tracking
 from wd_trio.service.users import UserOptions, Users
 
 log = structlog.get_logger()
@@ -55,12 +60,11 @@ READERS: Final = 4
 WORKERS: Final = 2
 CLOSE_S: Final = 1.0
 
-Handler = Callable[[Connection], Awaitable[str]]
-
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Everything that serves, composed. `owner` is the name under which this process holds claims."""
+    """Everything that serves, composed. `owner` is the name under which this process holds claims and,
+    without the server's, sessions."""
 
     gateway: Gateway
     store: SqliteStore
@@ -73,15 +77,18 @@ class Services:
     delivery: Delivery
     mailboxes: Mailboxes
     messages: Messages
+    maildrops: Maildrops
     sessions: Sessions
+    tracking: Tracking
     upkeep: Upkeep
     owner: str
 
-    async def end_claims(self) -> None:
-        """End the claims that a predecessor of this process left behind."""
-        ended = await self.gateway.run(self.limits.release_owner, self.owner)
-        if ended:
-            log.info("claims of a dead worker ended", count=ended)
+    async def bury(self, owner: str) -> None:
+        """End the claims and sessions that a worker of this server, now gone, held under that name. Unavailable."""
+        claims = await self.gateway.run(self.limits.release_owner, owner)
+        sessions = await self.sessions.end_worker(_worker_of(owner))
+        if claims or sessions:
+            log.info("ended what a dead worker held", owner=owner, claims=claims, sessions=sessions)
 
 
 class Upkeep:
@@ -115,21 +122,29 @@ def hostname(config: Config) -> str:
     return config.server.hostname or socket.gethostname()
 
 
-def clear_limits(config: Config) -> None:
-    """Forget all claims and strikes: for a server that starts, since those of killed processes would stay. Blocking.
+def _worker_of(owner: str) -> str:
+    """The worker's name among those of its server."""
+    return owner.rpartition("/")[2]
+
+
+def clear_state(config: Config) -> None:
+    """Forget all claims and strikes, and this server's sessions: for a server that starts, since those of killed
+    processes would stay. Blocking.
 
     Invalid or Unavailable when the volatile database cannot be opened.
     """
     state = open_state(sqlite_path(config.store.url))
     try:
         SqliteLimits(state).clear()
+        SqliteSessions(state).end_owner(hostname(config))
     finally:
         state.close()
 
 
 @asynccontextmanager
 async def open_services(config: Config, *, bus: Bus, server: str, worker: str) -> AsyncIterator[Services]:
-    """All services on the configured store, for one process of `server`; `worker` is the name it holds claims under.
+    """All services on the configured store, for one process of `server`; `worker` is the name it holds claims under, by
+    custom `<server>/<name>`.
 
     Invalid when the store cannot be this version's; Unavailable when it cannot be opened now.
     """
@@ -141,7 +156,7 @@ async def open_services(config: Config, *, bus: Bus, server: str, worker: str) -
         stack.push_async_callback(_close, state)
         gateway = await stack.enter_async_context(Gateway(_lanes(config, database, state)))
         log.debug("services open", server=server, worker=worker)
-        yield _compose(config, gateway, database, state, hub=ChangeHub(bus), owner=worker)
+        yield _compose(config, gateway, database, state, hub=ChangeHub(bus), server=server, owner=worker)
 
 
 def _lanes(config: Config, database: SqliteDatabase, state: SqliteDatabase) -> list[LaneOptions]:
@@ -165,11 +180,14 @@ def _compose(
     state: SqliteDatabase,
     *,
     hub: ChangeHub,
+    server: str,
     owner: str,
 ) -> Services:
     store = SqliteStore(database)
     documents = SqliteDocuments(database)
     limits = SqliteLimits(state)
+    sessions = SqliteSessions(state)
+    tracking = Tracking(gateway=gateway, documents=documents, sessions=sessions)
     hasher = Hasher(time_cost=config.auth.argon2_time_cost, memory_kib=config.auth.argon2_memory_kib)
     users = Users(
         gateway=gateway,
@@ -190,6 +208,8 @@ def _compose(
         ),
     )
     intake = Intake(gateway=gateway, store=store)
+    mailboxes = Mailboxes(gateway=gateway, store=store, hub=hub)
+    messages = Messages(gateway=gateway, store=store, hub=hub, intake=intake)
     return Services(
         gateway=gateway,
         store=store,
@@ -207,14 +227,21 @@ def _compose(
             hub=hub,
             options=DeliveryOptions(hostname=hostname(config)),
         ),
-        mailboxes=Mailboxes(gateway=gateway, store=store),
-        messages=Messages(gateway=gateway, store=store, hub=hub, intake=intake),
+        mailboxes=mailboxes,
+        messages=messages,
+        maildrops=Maildrops(
+            gateway=gateway, limits=limits, mailboxes=mailboxes, messages=messages, owner=owner
+        ),
         sessions=Sessions(
             gateway=gateway,
-            limits=limits,
-            owner=owner,
+            store=sessions,
+            hub=hub,
+            tracking=tracking,
+            server=server,
+            worker=_worker_of(owner),
             options=SessionOptions(connections_per_user=config.limits.connections_per_user),
         ),
+        tracking=tracking,
         upkeep=Upkeep(gateway, database, store),
         owner=owner,
     )
@@ -238,7 +265,15 @@ def handlers(services: Services, config: Config) -> dict[str, Handler]:
             max_message_bytes=config.limits.message_bytes,
         ),
         idle_timeout_s=config.imap.idle_timeout_s,
-        trusted_networks=tuple(ip_network(text) for text in config.tls.trusted_networks),
+        trusted_networks=_trusted(config),
+    )
+    pop3_services = Pop3Services(
+        auth=services.auth, sessions=services.sessions, maildrops=services.maildrops
+    )
+    pop3_options = Pop3Options(
+        hostname=hostname(config),
+        idle_timeout_s=config.pop3.idle_timeout_s,
+        trusted_networks=_trusted(config),
     )
     lmtp_services = LmtpServices(delivery=services.delivery)
     lmtp_options = LmtpOptions(
@@ -249,8 +284,13 @@ def handlers(services: Services, config: Config) -> dict[str, Handler]:
     )
     return {
         "imap": lambda connection: serve_imap(connection, imap_services, imap_options),
+        "pop3": lambda connection: serve_pop3(connection, pop3_services, pop3_options),
         "lmtp": lambda connection: serve_lmtp(connection, lmtp_services, lmtp_options),
     }
+
+
+def _trusted(config: Config) -> tuple[IPv4Network | IPv6Network, ...]:
+    return tuple(ip_network(text) for text in config.tls.trusted_networks)
 
 
 async def _in_thread(call: Callable[[], T]) -> T:

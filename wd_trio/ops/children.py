@@ -54,6 +54,8 @@ class Surroundings:
     hub: Hub
     api_descriptors: Sequence[int]
     metrics_text: Callable[[], Awaitable[str]]
+    buried: Callable[[str], None]
+    """Called with the owner of a dead worker when a living one has ended what it held."""
     options: ChildOptions = field(default_factory=ChildOptions)
 
 
@@ -174,12 +176,19 @@ class Child:
             case messages.Closed(ids=ids):
                 self._ids.difference_update(ids)
                 self._around.door.gone(ids)
+            case messages.Buried(owner=owner):
+                self._around.buried(owner)
             case messages.Samples():
                 self._take_samples(message)
             case messages.AskMetrics(request=request):
                 nursery.start_soon(self._tell_metrics, channel, request)
             case _:
                 pass  # Pong: having been heard is all it means
+
+    async def tell_death(self, owner: str) -> None:
+        """Have it end what a dead worker held; `Surroundings.buried` is called when it has."""
+        if self._channel is not None:
+            await self._say(self._channel, messages.Died(owner))
 
     async def _say(self, channel: Channel, message: messages.Message) -> bool:
         try:

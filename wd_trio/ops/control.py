@@ -30,8 +30,8 @@ REPLY_BYTES: Final = 1 << 20
 REQUEST_S: Final = 10.0
 CLIENTS: Final = 8
 
-Answer: TypeAlias = Callable[[str], Awaitable[dict[str, Any]]]
-"""Does what an op names and returns the reply."""
+Answer: TypeAlias = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
+"""Does what an op names, with the whole request at hand, and returns the reply."""
 
 
 def control_path(config: Config) -> Path:
@@ -50,17 +50,18 @@ def _short(path: Path) -> Iterator[str]:
         os.close(folder)
 
 
-def request(config: Config, op: str, *, timeout_s: float = 120.0) -> dict[str, Any]:
+def request(config: Config, op: str, *, timeout_s: float = 120.0, **arguments: str) -> dict[str, Any]:
     """Ask the running server; its reply. Blocking. Unavailable when none runs or it does not answer.
 
-    Ops: "status" → {"ok", "workers": [{"slot", "pid", "state", "connections"}], …}; "reload" → {"ok", "faults"}.
+    Ops: "status" → {"ok", "workers": [{"slot", "pid", "state", "connections"}], …}; "reload" → {"ok", "faults"};
+    "kill" with `user` (an id) → {"ok"}: some of that user's sessions have been marked to be ended.
     """
     path = control_path(config)
     try:
         with _short(path) as name, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             sock.settimeout(timeout_s)
             sock.connect(name)
-            sock.sendall(json.dumps({"op": op}).encode() + b"\n")
+            sock.sendall(json.dumps({"op": op, **arguments}).encode() + b"\n")
             line = sock.makefile("rb").readline(REPLY_BYTES)
     except (FileNotFoundError, ConnectionRefusedError) as error:
         raise Unavailable(f"no server is running on {path.parent}", what="server") from error
@@ -120,11 +121,12 @@ class ControlSocket:
 
     async def _answer(self, line: bytes, answer: Answer) -> dict[str, Any]:
         try:
-            op = json.loads(line)["op"]
+            asked = json.loads(line)
+            op = asked["op"]
         except (ValueError, KeyError, TypeError):
             return {"ok": False, "error": 'expected {"op": …} on one line'}
         try:
-            return await answer(str(op))
+            return await answer(str(op), asked)
         except Exception:
             log.exception("control request failed", op=op)
             return {"ok": False, "error": "the server failed to do it; its log says more"}

@@ -28,6 +28,7 @@ log = structlog.get_logger()
 
 REFUSALS: Final = {
     "imap": b"* BYE [UNAVAILABLE] Too many connections, try again later\r\n",
+    "pop3": b"-ERR [SYS/TEMP] Too many connections, try again later\r\n",
     "lmtp": b"421 4.3.2 Too many connections, try again later\r\n",
 }
 TRIES: Final = 3

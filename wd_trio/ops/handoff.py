@@ -77,9 +77,7 @@ class Channel:
     async def receive(self) -> Received:
         """The next message. ChannelOver at the end of the stream."""
         try:
-            data, beside, flags, _ = await self._sock.recvmsg(
-                MESSAGE_BYTES, socket.CMSG_SPACE(BATCH_DESCRIPTORS * _FD_BYTES), socket.MSG_CMSG_CLOEXEC
-            )
+            data, beside, flags, _ = await self._receive()
         except (OSError, trio.ClosedResourceError) as error:
             raise ChannelOver from error
         descriptors = _descriptors(beside)
@@ -93,6 +91,15 @@ class Channel:
             close_all(descriptors)
             return Received(decode(data), truncated=True)
         return Received(decode(data), descriptors)
+
+    async def _receive(self) -> tuple[bytes, list[tuple[int, int, bytes]], int, object]:
+        room = socket.CMSG_SPACE(BATCH_DESCRIPTORS * _FD_BYTES)
+        try:
+            return await self._sock.recvmsg(MESSAGE_BYTES, room, socket.MSG_CMSG_CLOEXEC)
+        except ConnectionResetError:
+            # Told once, before what is still queued, of a peer that ended with messages unread: its last words
+            # (why it cannot start, its final counts) come after the error.
+            return await self._sock.recvmsg(MESSAGE_BYTES, room, socket.MSG_CMSG_CLOEXEC)
 
     def close(self) -> None:
         """Close this end; a pending receive or send raises ChannelOver. Idempotent."""

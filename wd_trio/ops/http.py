@@ -17,7 +17,6 @@ import hypercorn.trio
 from wd_trio.ops.listeners import BACKLOG
 
 KEEP_ALIVE_S: Final = 60
-BODY_BYTES: Final = 16 << 20
 
 
 async def serve_http(

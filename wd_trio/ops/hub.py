@@ -1,7 +1,7 @@
 """The hub: the supervisor's relay of change hints between workers.
 
 Each worker has one bus socket (Unix SOCK_SEQPACKET) to the supervisor. What comes from one goes to every other, as
-it is: the hub never decodes. A worker that does not keep up loses its whole queue and is told to resync instead, so
+it is: the hub never decodes. The supervisor has a word of its own now and then. A worker that does not keep up loses its whole queue and is told to resync instead, so
 that a stuck worker costs bounded memory and delays nobody. Hints may be lost, never invented.
 """
 
@@ -13,8 +13,9 @@ from typing import Final
 
 import trio
 
-from wd_trio.adapters.sqlite.bus import DATAGRAM_BYTES, RESYNC_DATAGRAM
+from wd_trio.adapters.sqlite.bus import DATAGRAM_BYTES, RESYNC_DATAGRAM, datagrams, encode_hint
 from wd_trio.ops import metrics
+from wd_trio.ports.bus import Hint
 
 QUEUE_DATAGRAMS: Final = 1000
 
@@ -28,6 +29,12 @@ class Hub:
     def __init__(self, *, queue_datagrams: int = QUEUE_DATAGRAMS) -> None:
         self._queue_datagrams = queue_datagrams
         self._ports: set[_Port] = set()
+
+    def publish(self, hint: Hint) -> None:
+        """Queue a hint for every worker."""
+        for datagram in datagrams([encode_hint(hint)]):
+            for port in self._ports:
+                port.offer(datagram)
 
     async def serve(self, sock: socket.socket) -> None:
         """Relay for the worker at the other end of `sock` until it is gone; the socket is closed then."""
@@ -61,8 +68,9 @@ class _Port:
     async def __anext__(self) -> bytes:
         try:
             datagram = await self._sock.recv(DATAGRAM_BYTES)
-        except OSError:  # reset: the worker died with hints unread
-            datagram = b""
+        except ConnectionResetError:
+            # Told once of a worker that died with hints unread; what it published before comes after the error.
+            datagram = await self._sock.recv(DATAGRAM_BYTES)
         if not datagram:
             raise StopAsyncIteration
         return datagram

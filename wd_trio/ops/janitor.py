@@ -1,7 +1,8 @@
 """The janitor: upkeep that one process does for all.
 
-Whoever holds the leader's lock checkpoints the database every few seconds, and every hour removes blobs that nothing
-refers to and journal entries that nobody needs. Each worker keeps trying to lead, so that the next one takes over
+Whoever holds the leader's lock checkpoints the database every few seconds and ends sessions that nobody vouches for;
+every few minutes, and at once when it begins to lead, it repairs the tracking records that killed processes left
+behind; every hour it removes blobs that nothing refers to and journal entries that nobody needs. Each worker keeps trying to lead, so that the next one takes over
 when the leader dies. Upkeep runs in a lane of its own: a slow checkpoint holds up nothing else. An engine in trouble
 is logged and tried again; nothing here is urgent.
 """
@@ -21,6 +22,7 @@ log = structlog.get_logger()
 CHECKPOINT_S: Final = 5.0
 COLLECT_S: Final = 3600.0
 FIRST_COLLECT_S: Final = 60.0
+REPAIR_S: Final = 300.0
 BLOB_GRACE_S: Final = 24 * 3600
 BLOBS_A_STEP: Final = 100
 JOURNAL_KEPT_S: Final = 30 * 24 * 3600
@@ -37,11 +39,18 @@ class Janitor:
     async def run(self) -> None:
         """Try to lead, and do what is due, for ever."""
         collect_at = trio.current_time() + FIRST_COLLECT_S
+        repair_at = 0.0
         while True:
             await trio.sleep(CHECKPOINT_S)
             try:
                 if not await self._services.upkeep.lead_and_checkpoint():
                     continue
+                ended = await self._services.sessions.sweep()
+                if ended:
+                    log.info("sessions swept", count=ended)
+                if trio.current_time() >= repair_at:
+                    repair_at = trio.current_time() + REPAIR_S
+                    await self._services.tracking.repair()
                 if trio.current_time() >= collect_at:
                     collect_at = trio.current_time() + COLLECT_S
                     await self.collect()

@@ -82,6 +82,7 @@ def addresses(config: Config) -> list[tuple[str, str]]:
     """(protocol, address) of everything that the configuration listens on."""
     return [
         *(("imap", text) for text in config.imap.listen),
+        *(("pop3", text) for text in config.pop3.listen),
         *(("lmtp", text) for text in config.lmtp.listen),
         *(("api", text) for text in config.api.listen),
     ]

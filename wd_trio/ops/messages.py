@@ -16,7 +16,7 @@ from wd_trio.config import Config
 from wd_trio.secret import Secret
 from wd_trio.servers.driver import Peer
 
-VERSION: Final = 1
+VERSION: Final = 2
 MESSAGE_BYTES: Final = 160_000
 """The longest datagram; below the kernel's default send buffer (208 KiB), which bounds a SEQPACKET message."""
 MANY_IDS: Final = 2000
@@ -29,13 +29,15 @@ class _Message(msgspec.Struct, frozen=True, tag=True, tag_field="type"):
 
 class Boot(_Message, frozen=True):
     """Supervisor → worker, first of all: what to be. `slot` is the worker's place, counted from 1; `owner` the name
-    under which it holds claims, and under which nobody alive holds any yet."""
+    under which it holds claims and sessions, which no worker had before; `dead` names workers that are gone, whose
+    claims and sessions it ends before it is ready."""
 
     version: int
     config: Config
     server: str
     slot: int
     owner: str
+    dead: list[str] = []
 
 
 class Ready(_Message, frozen=True):
@@ -77,6 +79,18 @@ class Drain(_Message, frozen=True):
 
     deadline_s: float
     stopping: bool
+
+
+class Died(_Message, frozen=True):
+    """Supervisor → worker: another worker is gone; end the claims and sessions that it held as `owner`."""
+
+    owner: str
+
+
+class Buried(_Message, frozen=True):
+    """Worker → supervisor: what a dead worker held has been ended."""
+
+    owner: str
 
 
 class Ping(_Message, frozen=True):
@@ -128,8 +142,8 @@ class Metrics(_Message, frozen=True):
     last: bool
 
 
-ToWorker: TypeAlias = Boot | Adopt | Drain | Ping | AskSamples | Metrics
-ToSupervisor: TypeAlias = Ready | Failed | Adopted | Closed | Pong | Samples | AskMetrics
+ToWorker: TypeAlias = Boot | Adopt | Drain | Died | Ping | AskSamples | Metrics
+ToSupervisor: TypeAlias = Ready | Failed | Adopted | Closed | Buried | Pong | Samples | AskMetrics
 Message: TypeAlias = ToWorker | ToSupervisor
 
 

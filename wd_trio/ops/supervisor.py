@@ -27,12 +27,14 @@ from wd_trio import __version__, telemetry
 from wd_trio.config import Config
 from wd_trio.errors import Invalid, WdError
 from wd_trio.ops import log as logging
-from wd_trio.ops.boot import clear_limits, hostname
+from wd_trio.ops.boot import clear_state, hostname
 from wd_trio.ops.children import ChildOptions
 from wd_trio.ops.control import ControlSocket, control_path
 from wd_trio.ops.door import Door
 from wd_trio.ops.listeners import BindFailed, Listener, accept_all, bind_all
 from wd_trio.ops.workers import Workers
+from wd_trio.ports.bus import Hint
+from wd_trio.service.sessions import KILL
 
 log = structlog.get_logger()
 
@@ -66,7 +68,7 @@ def serve(
     control = ControlSocket(control_path(config))
     try:
         listeners = _bind(config, control)
-        clear_limits(config)
+        clear_state(config)
     except (BindFailed, WdError, OSError) as error:
         log.critical("cannot start", error=str(error))
         return EXIT_CANNOT_START
@@ -140,7 +142,7 @@ class Supervisor:
                 workers = self._workers(tree)
                 tree.start_soon(self._obey, signals, workers, tree)
                 tree.start_soon(self._accept)
-                tree.start_soon(self._control.serve, lambda op: self._answer(op, workers))
+                tree.start_soon(self._control.serve, lambda op, asked: self._answer(op, asked, workers))
                 tree.start_soon(self._tell_ready, workers)
                 workers.start()
                 await self._stop_wanted.wait()
@@ -193,7 +195,7 @@ class Supervisor:
         if self._on_ready is not None:
             self._on_ready(addresses)
 
-    async def _answer(self, op: str, workers: Workers) -> dict[str, Any]:
+    async def _answer(self, op: str, asked: dict[str, Any], workers: Workers) -> dict[str, Any]:
         if op == "status":
             return {
                 "ok": True,
@@ -207,6 +209,9 @@ class Supervisor:
         if op == "reload":
             faults = await self.reload(workers)
             return {"ok": not faults, "faults": faults}
+        if op == "kill":
+            workers.publish(Hint(KILL, str(asked.get("user", ""))))
+            return {"ok": True}
         return {"ok": False, "error": f"unknown op {op!r}"}
 
     # -- signals
@@ -274,10 +279,11 @@ def _keep_what_is_bound(new: Config, old: Config) -> Config:
         new,
         store=old.store,
         imap=replace(new.imap, listen=old.imap.listen),
+        pop3=replace(new.pop3, listen=old.pop3.listen),
         lmtp=replace(new.lmtp, listen=old.lmtp.listen),
         api=replace(new.api, listen=old.api.listen),
     )
-    for section in ("store", "imap", "lmtp", "api"):
+    for section in ("store", "imap", "pop3", "lmtp", "api"):
         if getattr(kept, section) != getattr(new, section):
             log.warning("takes a restart to change", section=section)
     return kept

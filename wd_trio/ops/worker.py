@@ -51,6 +51,7 @@ HARD_EXIT_S: Final = 9.0
 API_GRACE_S: Final = 0.5
 ABANDON_S: Final = 0.5
 METRICS_S: Final = 2.0
+BURY_AGAIN_S: Final = 1.0
 
 EXIT_FAILED: Final = 1
 EXIT_CANNOT_START: Final = 2
@@ -72,6 +73,8 @@ class Worker:
         self._driver_options = DriverOptions()
         self._closed: list[str] = []
         self._some_closed = trio.Event()
+        self._dead: list[str] = []
+        self._some_dead = trio.Event()
         self._numbers = count(1)
         self._asked: dict[int, tuple[list[str], trio.Event]] = {}
 
@@ -115,7 +118,8 @@ class Worker:
                     services = await stack.enter_async_context(
                         open_services(boot.config, bus=self._bus, server=boot.server, worker=boot.owner)
                     )
-                    await services.end_claims()
+                    for owner in boot.dead:
+                        await services.bury(owner)
                 except WdError as error:
                     status = await self._cannot_start(str(error))
                     outer.cancel_scope.cancel()
@@ -132,6 +136,8 @@ class Worker:
         async with trio.open_nursery() as tree:
             tree.start_soon(self._heed_signals)
             tree.start_soon(self._report_closed)
+            tree.start_soon(self._bury_dead, services)
+            tree.start_soon(services.sessions.run)
             tree.start_soon(self._until_hub_ends, self._bus.run)
             tree.start_soon(self._until_hub_ends, services.hub.run)
             tree.start_soon(Janitor(services).run)
@@ -212,6 +218,9 @@ class Worker:
                 await self._adopt(received.message, received)
             case messages.Ping(number=number):
                 await self._tell(messages.Pong(number))
+            case messages.Died(owner=owner):
+                self._dead.append(owner)
+                self._some_dead.set()
             case messages.AskSamples(request=request):
                 await self._tell_samples(request)
             case messages.Metrics():
@@ -252,6 +261,21 @@ class Worker:
         while self._closed:
             ids, self._closed = self._closed[: messages.MANY_IDS], self._closed[messages.MANY_IDS :]
             await self._tell(messages.Closed(ids))
+
+    async def _bury_dead(self, services: Services) -> None:
+        while True:
+            await self._some_dead.wait()
+            self._some_dead = trio.Event()
+            while self._dead:
+                owner = self._dead[0]
+                try:
+                    await services.bury(owner)
+                except WdError as error:
+                    log.warning("a dead worker's sessions not ended yet", owner=owner, error=str(error))
+                    await trio.sleep(BURY_AGAIN_S)
+                else:
+                    self._dead.remove(owner)
+                    await self._tell(messages.Buried(owner))
 
     # -- metrics
 

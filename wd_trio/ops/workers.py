@@ -4,15 +4,16 @@ A keeper fills one slot with one generation of workers: one that dies is started
 to 10 s, forgotten after 30 s of life). A roll puts a new keeper beside the old one, slot by slot: only when the new
 worker is ready is the old one drained, so that a configuration that no worker can start with changes nothing.
 
-A worker's claims are held under its owner's name, `<server>/<slot>` and a letter. The two letters alternate from
-roll to roll, for the old and the new worker of a slot live side by side for a while; a worker that starts ends the
-claims under its own name: whoever held them is gone.
+What a worker holds (claims, sessions) it holds under a name that no other worker of this server ever has,
+`<server>/<slot>.<number>`. When it is gone, a living worker is told to end all that at once; where none lives, the
+next one to start does so before it is ready. Until one of them has said so, every death is told again.
 """
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Sequence
+from itertools import count as count_from
 from typing import Any, Final
 
 import structlog
@@ -24,6 +25,7 @@ from wd_trio.ops.children import Child, ChildOptions, Surroundings
 from wd_trio.ops.door import Door
 from wd_trio.ops.hub import Hub
 from wd_trio.ops.messages import Boot, Family
+from wd_trio.ports.bus import Hint
 
 log = structlog.get_logger()
 
@@ -32,18 +34,16 @@ LONGEST_PAUSE_S: Final = 10.0
 STEADY_S: Final = 30.0
 START_S: Final = 30.0
 HARD_S: Final = 9.0
-LETTERS: Final = ("a", "b")
 
 
 class Keeper:
     """Keeps one slot filled until it is retired."""
 
     def __init__(
-        self, make: Callable[[Keeper], Child], slot: int, letter: str, *, on_death: Callable[[Child], None]
+        self, make: Callable[[Keeper], Child], slot: int, *, on_death: Callable[[Child], None]
     ) -> None:
         """`make` makes the child to run next."""
         self.slot = slot
-        self.letter = letter
         self.child: Child | None = None
         self.failure = ""
         self.settled = trio.Event()
@@ -132,6 +132,7 @@ class Workers:
             hub=Hub(),
             api_descriptors=api_descriptors,
             metrics_text=self.metrics_text,
+            buried=self._buried,
             options=options,
         )
         self._nursery = nursery
@@ -140,13 +141,15 @@ class Workers:
         self._coming: Keeper | None = None
         self._stopping = False
         self._dead = metrics.Totals()
+        self._numbers = count_from(1)
+        self._unburied: set[str] = set()
 
     # -- starting
 
     def start(self) -> None:
         """Fill every slot for the first time."""
         for slot in range(1, self._count + 1):
-            self._keepers[slot] = self._keep(slot, LETTERS[0], self._config)
+            self._keepers[slot] = self._keep(slot, self._config)
 
     async def wait_settled(self) -> str:
         """Wait until every slot has had a ready worker; or return why a worker cannot start at all."""
@@ -156,14 +159,13 @@ class Workers:
                 return keeper.failure
         return ""
 
-    def _keep(self, slot: int, letter: str, config: Config) -> Keeper:
-        owner = f"{self._server}/{slot}{letter}"
-
+    def _keep(self, slot: int, config: Config) -> Keeper:
         def make(keeper: Keeper) -> Child:
-            boot = Boot(messages.VERSION, config, self._server, slot, owner)
+            owner = f"{self._server}/{slot}.{next(self._numbers)}"
+            boot = Boot(messages.VERSION, config, self._server, slot, owner, sorted(self._unburied))
             return Child(boot, self._around, on_ready=lambda: self._became_ready(keeper))
 
-        keeper = Keeper(make, slot, letter, on_death=self._died)
+        keeper = Keeper(make, slot, on_death=self._died)
         self._nursery.start_soon(keeper.run)
         return keeper
 
@@ -171,12 +173,26 @@ class Workers:
         child = keeper.child
         log.info("worker ready", slot=keeper.slot, worker_pid=child.pid if child else None)
         self._count_ready()
+        if child is not None:
+            self._unburied.difference_update(child.boot.dead)
+        self._tell_deaths()
         keeper.settled.set()
 
     def _died(self, child: Child) -> None:
         self._dead.add(child.samples, lasting_only=True)
         child.samples = []
         self._count_ready()
+        self._unburied.add(child.boot.owner)
+        self._tell_deaths()
+
+    def _tell_deaths(self) -> None:
+        living = next((child for child in self._children() if child.state == "ready"), None)
+        if living is not None:
+            for owner in self._unburied:
+                self._nursery.start_soon(living.tell_death, owner)
+
+    def _buried(self, owner: str) -> None:
+        self._unburied.discard(owner)
 
     def _count_ready(self) -> None:
         metrics.workers_ready.set(sum(child.state == "ready" for child in self._children()))
@@ -195,8 +211,7 @@ class Workers:
             if self._stopping:
                 return ["the server is stopping"]
             old = self._keepers.get(slot)
-            letter = LETTERS[0] if old is None or old.letter == LETTERS[1] else LETTERS[1]
-            self._coming = new = self._keep(slot, letter, config)
+            self._coming = new = self._keep(slot, config)
             with trio.move_on_after(START_S):
                 await new.settled.wait()
             self._coming = None
@@ -248,6 +263,10 @@ class Workers:
         return [*self._keepers.values(), *self._retiring, *coming]
 
     # -- telling
+
+    def publish(self, hint: Hint) -> None:
+        """Give a hint to every worker, as if another one had published it."""
+        self._around.hub.publish(hint)
 
     async def metrics_text(self) -> str:
         """The whole server's metrics: the living, the dead and the supervisor's own."""

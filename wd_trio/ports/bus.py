@@ -15,8 +15,9 @@ from wd_trio.mail.model import Changes
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """One committed change. `kind` is "mailbox" (then `changes` may tell it), "folders" (a user's list of
-    mailboxes changed) or "user" (credentials or limits changed: caches of `user_id` are stale)."""
+    """One committed change. `kind` is "mailbox" (then `changes` may tell it; modseq 0: emptied, renamed or
+    deleted, ask the store), "folders" (a user's list of mailboxes changed) or "user" (credentials or limits
+    changed: caches of `user_id` are stale)."""
 
     kind: str
     user_id: str

@@ -18,9 +18,11 @@ from wd_trio.mail.model import (
     BlobData,
     Changes,
     Columns,
+    Copied,
     Expunged,
     FlagChange,
     FlagsStored,
+    Found,
     Mailbox,
     MailboxSpec,
     MessageRow,
@@ -29,6 +31,7 @@ from wd_trio.mail.model import (
     Usage,
 )
 from wd_trio.mail.numset import UidSet
+from wd_trio.mail.search import SearchKey
 from wd_trio.ports.blobs import Blobs
 
 
@@ -47,6 +50,27 @@ class MailStore(Blobs, Protocol):
 
     def find_mailbox(self, user_id: str, path: str) -> Mailbox:
         """NotFound when there is none of that path."""
+        ...
+
+    def create_mailbox(self, user_id: str, spec: MailboxSpec) -> Mailbox:
+        """Make a mailbox. Conflict when there is one of that path, or of that special use (what="special use")."""
+        ...
+
+    def delete_mailbox(self, user_id: str, path: str) -> str:
+        """Remove a mailbox with its messages, not its children; its id. The name stays subscribed. NotFound."""
+        ...
+
+    def rename_mailbox(self, user_id: str, source: str, target: str) -> list[str]:
+        """Give a mailbox and all its children new paths at once (their ids). INBOX stays: its messages move to
+        a new mailbox `target`, its children stay (RFC 3501 §6.3.5). NotFound; Conflict when a path is taken."""
+        ...
+
+    def subscribe(self, user_id: str, path: str, *, subscribed: bool) -> None:
+        """Note whether a name is subscribed; names outlive their mailboxes (RFC 3501 §6.3.6)."""
+        ...
+
+    def subscriptions(self, user_id: str) -> list[str]:
+        """The subscribed names in order, whether mailboxes of these names exist or not."""
         ...
 
     def open_mailbox(self, user_id: str, path: str, *, known_modseq: int = -1) -> Opened:
@@ -94,6 +118,21 @@ class MailStore(Blobs, Protocol):
 
     def expunge(self, mailbox_id: str, uids: UidSet | None = None) -> Expunged:
         """Remove the messages marked \\Deleted (among `uids` when given); one modseq for all, journal kept."""
+        ...
+
+    def copy(
+        self, mailbox_id: str, uids: UidSet, path: str, *, quota_bytes: int | None = None, move: bool = False
+    ) -> Copied:
+        """Copy, or move, the living messages among `uids` to the mailbox `path` of the same user, flags, dates
+        and contents included, in one transaction. NotFound (what="target") when there is no such mailbox;
+        OverQuota for a copy without room (a move needs none)."""
+        ...
+
+    def search(
+        self, mailbox_id: str, uids: UidSet, key: SearchKey, *, now: int, after: int = 0, limit: int = 1000
+    ) -> Found:
+        """The living messages among `uids` above `after` that match, looking at about `limit` messages, or at
+        as many as a few MB of text allow. Substrings match without regard to case, in decoded text."""
         ...
 
     def changes_since(self, mailbox_id: str, modseq: int, *, limit: int = 1000) -> Changes:

@@ -4,8 +4,8 @@ A session (servers/imap, servers/lmtp) owns a `Connection` and calls `receive` a
 socket. The descriptor is used directly (non-blocking calls first, then trio's epoll), because most reads find
 nothing and most writes fit the kernel's buffer: a round trip then costs one wait.
 
-- `receive` carries the idle deadline, and is the only place where a session can be woken (a change elsewhere)
-  or told to drain.
+- `receive` carries the idle deadline, and is the only place where a session can be woken (a change elsewhere),
+  told to drain, or kicked out.
 - `send` carries the flush deadline: a client that never reads cannot hold memory or a drain for longer.
 - `end` is the one function that ends a connection: unregister from epoll, shutdown, close, tell the owner. While
   a duplicate of the descriptor lives in another process, close() alone would send no FIN, and a descriptor
@@ -15,6 +15,7 @@ nothing and most writes fit the kernel's buffer: a round trip then costs one wai
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ import trio
 RECEIVE_BYTES: Final = 65536
 LINGER_S: Final = 2.0
 LINGER_BYTES: Final = 1 << 20
+KICK_GRACE_S: Final = 5.0
+"""What a kicked connection may still send of a reply that it is in, and say goodbye."""
 
 
 class ConnectionOver(Exception):
@@ -53,6 +56,10 @@ class Draining(ConnectionOver):
         super().__init__("drain")
 
 
+class Kicked(ConnectionOver):
+    """Somebody wants this connection to end, now: say goodbye in the protocol's words, then return."""
+
+
 @dataclass(frozen=True, slots=True)
 class Peer:
     """What is known of a connection from its acceptance. `id` is unique on this server."""
@@ -71,15 +78,18 @@ class DriverOptions:
 
 
 class Connection:
-    """A non-blocking stream socket with its deadlines. One task reads and writes; `wake`, `begin_drain` and
-    `end` may be called by any task of the same loop."""
+    """A non-blocking stream socket with its deadlines. One task reads and writes; `wake`, `begin_drain`,
+    `kick` and `end` may be called by any task of the same loop."""
 
     __slots__ = (
         "_drain",
         "_ended",
+        "_kick",
         "_on_end",
         "_options",
         "_receiving",
+        "_send_until",
+        "_sending",
         "_sock",
         "_through_drain",
         "_wakeable",
@@ -104,6 +114,9 @@ class Connection:
         self._options = options
         self._on_end = on_end
         self._receiving: trio.CancelScope | None = None
+        self._sending: trio.CancelScope | None = None
+        self._send_until = math.inf
+        self._kick = ""
         self._wakeable = False
         self._through_drain = False
         self._woken = False
@@ -126,9 +139,11 @@ class Connection:
     ) -> bytes | None:
         """The next bytes; b"" at the end of the stream; None when `wakeable` and `wake` was called.
 
-        Raises IdleTooLong, PeerLost, and Draining unless `through_drain` (a message half received is worth
+        Raises IdleTooLong, PeerLost, Kicked, and Draining unless `through_drain` (a message half received is worth
         finishing: the drain's own deadline bounds it).
         """
+        if self._kick:
+            raise Kicked(self._kick)
         if self._drain and not through_drain:
             raise Draining
         if wakeable and self._woken:
@@ -151,6 +166,8 @@ class Connection:
                 self._receiving = None
         if data is not None:
             return data
+        if self._kick:
+            raise Kicked(self._kick)
         if self._drain and not through_drain:
             raise Draining
         if wakeable and self._woken:
@@ -169,23 +186,30 @@ class Connection:
         return data
 
     async def send(self, data: bytes | bytearray | memoryview) -> None:
-        """Hand all of `data` to the kernel, in order. PeerLost when the peer is gone or takes too long.
+        """Hand all of `data` to the kernel, in order. PeerLost when the peer is gone or takes too long, or when
+        the connection was kicked a while ago.
 
         Returns without a checkpoint when everything fitted: `receive` is where a session gives way.
         """
+        now = trio.current_time()
+        if now >= self._send_until:
+            raise PeerLost(self._kick)
         sent = self._write_nowait(data)
         if sent == len(data):
             return
         rest = memoryview(data)[sent:]
-        with trio.CancelScope(deadline=trio.current_time() + self._options.flush_s) as scope:
+        with trio.CancelScope(deadline=min(now + self._options.flush_s, self._send_until)) as scope:
+            self._sending = scope
             try:
                 while rest:
                     await trio.lowlevel.wait_writable(self._sock)
                     rest = rest[self._write_nowait(rest) :]
             except (OSError, trio.ClosedResourceError) as error:
                 raise PeerLost("closed") from error
+            finally:
+                self._sending = None
         if scope.cancelled_caught:
-            raise PeerLost("flush deadline")
+            raise PeerLost(self._kick or "flush deadline")
 
     def _write_nowait(self, data: bytes | bytearray | memoryview) -> int:
         try:
@@ -208,6 +232,18 @@ class Connection:
         self._drain = True
         if self._receiving is not None and not self._through_drain:
             self._receiving.cancel()
+
+    def kick(self, reason: str) -> None:
+        """Make the pending `receive` and every later one raise Kicked with this fixed word, and let nothing be
+        sent after KICK_GRACE_S. Idempotent."""
+        if self._kick or self._ended:
+            return
+        self._kick = reason
+        self._send_until = trio.current_time() + KICK_GRACE_S
+        if self._receiving is not None:
+            self._receiving.cancel()
+        if self._sending is not None:
+            self._sending.deadline = min(self._sending.deadline, self._send_until)
 
     async def finish(self, reason: str) -> None:
         """End after the last words: half-close, then read for a moment, so that unread input does not turn

@@ -94,8 +94,9 @@ class ChangeHub:
     def _tell(self, hint: Hint, but: Subscription | None = None) -> None:
         for listener in self._listeners:
             listener(hint)
-        self._latest[hint.mailbox_id] = hint.modseq
-        self._latest.move_to_end(hint.mailbox_id)
+        if not hint.mailbox_id:
+            return
+        self._latest[hint.mailbox_id] = max(hint.modseq, self._latest.pop(hint.mailbox_id, 0))
         if len(self._latest) > REMEMBERED_MAILBOXES:
             self._latest.popitem(last=False)
         for subscription in self._by_mailbox.get(hint.mailbox_id, ()):

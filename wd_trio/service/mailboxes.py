@@ -1,16 +1,31 @@
-"""Mailboxes of a user: listing, status, opening. The rules that IMAP, POP3 and the API share."""
+"""Mailboxes of a user: listing, opening, making, renaming, deleting. The rules that IMAP, POP3 and the API share.
+
+Names are Unicode, "/" between levels, normalised to NFC. A change of the list is hinted to the user's other
+sessions; sessions that look at a mailbox whose messages left it are made to ask the store, which tells them.
+"""
 
 from __future__ import annotations
 
+import builtins
+import unicodedata
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import Final
 
-from wd_trio.mail.model import DEFAULT_MAILBOXES, Mailbox, Opened
+from wd_trio.errors import Denied, Invalid, Limited
+from wd_trio.mail.model import DEFAULT_MAILBOXES, SEPARATOR, Mailbox, MailboxSpec, Opened, Usage
 from wd_trio.mail.numset import UidSet
+from wd_trio.ports.bus import Hint
 from wd_trio.ports.gateway import Gateway
 from wd_trio.ports.mail import MailStore
+from wd_trio.service.changes import ChangeHub
 
+INBOX: Final = "INBOX"
+SPECIAL_USES: Final = frozenset({"\\Archive", "\\Drafts", "\\Flagged", "\\Junk", "\\Sent", "\\Trash"})
+
+MAX_NAME_BYTES: Final = 1000
+MAX_LEVELS: Final = 32
+MAX_MAILBOXES: Final = 10_000
 RANGE_BYTES: Final = 120  # what one range of a UidSet weighs: three list slots and their integers
 
 
@@ -26,17 +41,33 @@ class _Known:
     weight: int
 
 
-class Mailboxes:
-    """Use cases on mailboxes; each method is one crossing of the gateway."""
+def checked_name(path: str) -> str:
+    """A name that may be given to a mailbox, normalised. Invalid (what="name") for any other."""
+    name = unicodedata.normalize("NFC", path)
+    levels = name.split(SEPARATOR)
+    if not all(levels) or len(levels) > MAX_LEVELS or len(name.encode()) > MAX_NAME_BYTES:
+        raise Invalid("an empty level, too many of them, or too long", what="name")
+    if any(unicodedata.category(letter)[0] == "C" or letter in "*%" for letter in name):
+        raise Invalid("control characters and wildcards are not for names", what="name")
+    if levels[0].upper() == INBOX:
+        levels[0] = INBOX
+    return SEPARATOR.join(levels)
 
-    def __init__(self, *, gateway: Gateway, store: MailStore, options: MailboxOptions | None = None) -> None:
+
+class Mailboxes:
+    """Use cases on mailboxes; each is one crossing of the gateway unless it says more."""
+
+    def __init__(
+        self, *, gateway: Gateway, store: MailStore, hub: ChangeHub, options: MailboxOptions | None = None
+    ) -> None:
         self._gateway = gateway
         self._store = store
+        self._hub = hub
         self._options = options or MailboxOptions()
         self._known: OrderedDict[tuple[str, str], _Known] = OrderedDict()
         self._weight = 0
 
-    async def list(self, user_id: str) -> list[Mailbox]:
+    async def list(self, user_id: str) -> builtins.list[Mailbox]:
         """All mailboxes of a user, INBOX first; the default ones are made when the user has none yet."""
         found = await self._gateway.run(self._store.list_mailboxes, user_id)
         return found or await self._gateway.run(self._store.ensure_mailboxes, user_id, DEFAULT_MAILBOXES)
@@ -44,6 +75,50 @@ class Mailboxes:
     async def find(self, user_id: str, path: str) -> Mailbox:
         """NotFound when there is none of that path."""
         return await self._gateway.run(self._store.find_mailbox, user_id, path)
+
+    async def create(self, user_id: str, path: str, *, special_use: str = "") -> Mailbox:
+        """Make a mailbox (two crossings). Invalid for a bad name or special use, Conflict when it exists,
+        Limited when the user has too many."""
+        name = checked_name(path)
+        if special_use and special_use not in SPECIAL_USES:
+            raise Invalid("not a special use that can be given", what="special use")
+        if len(await self.list(user_id)) >= MAX_MAILBOXES:
+            raise Limited("too many mailboxes", what="mailboxes")
+        made = await self._gateway.run(
+            self._store.create_mailbox, user_id, MailboxSpec(name, special_use, subscribed=False)
+        )
+        self._hub.publish(Hint("folders", user_id))
+        return made
+
+    async def delete(self, user_id: str, path: str) -> None:
+        """Remove a mailbox and its messages, not its children. Denied for INBOX, NotFound without one."""
+        if path == INBOX:
+            raise Denied("INBOX stays", what="mailbox")
+        mailbox_id = await self._gateway.run(self._store.delete_mailbox, user_id, path)
+        self._hub.publish(Hint("mailbox", user_id, mailbox_id))
+        self._hub.publish(Hint("folders", user_id))
+
+    async def rename(self, user_id: str, source: str, target: str) -> None:
+        """Rename a mailbox with its children; INBOX gives its messages to a new mailbox and stays.
+        Invalid for a bad name or a target within the source, Conflict when a name is taken, NotFound."""
+        name = checked_name(target)
+        if name.startswith(source + SEPARATOR) and source != INBOX:
+            raise Invalid("a mailbox cannot move into itself", what="name")
+        for mailbox_id in await self._gateway.run(self._store.rename_mailbox, user_id, source, name):
+            self._hub.publish(Hint("mailbox", user_id, mailbox_id))
+        self._hub.publish(Hint("folders", user_id))
+
+    async def subscribe(self, user_id: str, path: str, *, subscribed: bool) -> None:
+        """Note whether a name is subscribed; there need not be a mailbox of that name."""
+        name = checked_name(path) if subscribed else path
+        await self._gateway.run(self._store.subscribe, user_id, name, subscribed=subscribed)
+
+    async def subscriptions(self, user_id: str) -> builtins.list[str]:
+        """The subscribed names, mailboxes or not."""
+        return await self._gateway.run(self._store.subscriptions, user_id)
+
+    async def usage(self, user_id: str) -> Usage:
+        return await self._gateway.run(self._store.usage, user_id)
 
     async def open(self, user_id: str, path: str) -> tuple[Opened, UidSet]:
         """A mailbox and all its uids at one moment. The uids come from a cache shared by this process's

@@ -14,16 +14,20 @@ from wd_trio.mail.model import (
     Appended,
     Changes,
     Columns,
+    Copied,
     Expunged,
     FlagChange,
     FlagRow,
     FlagsStored,
+    Found,
     MessageRow,
     NewMessage,
     Vanished,
 )
 from wd_trio.mail.numset import UidSet
 from wd_trio.mail.rope import BlobPiece, Rope
+from wd_trio.mail.search import SearchKey
+from wd_trio.mail.transfer import decoder
 from wd_trio.ports.bus import Hint
 from wd_trio.ports.gateway import Gateway
 from wd_trio.ports.mail import MailStore
@@ -40,6 +44,7 @@ READ_BYTES: Final = 256 << 10
 class MessageOptions:
     page_rows: int = 256
     write_rows: int = 1000
+    expunge_rows: int = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +112,18 @@ class Messages:
 
         return Steps(next_piece)
 
+    async def decode(
+        self, row: MessageRow, rope: Rope, span: tuple[int, int], encoding: str, into: Spool
+    ) -> None:
+        """Undo a part's transfer encoding: its bytes `span`, decoded, written into a spool. Invalid
+        (what="encoding") for one that is not known."""
+        feed = decoder(encoding)
+        async for piece in self.stream(row, rope, *span):
+            data = feed(piece, False)
+            if data:
+                await into.write(data)
+        await into.write(feed(b"", True))
+
     def store_flags(
         self, place: Place, uids: UidSet, change: FlagChange, *, unchanged_since: int | None = None
     ) -> Steps[FlagsStored]:
@@ -127,12 +144,49 @@ class Messages:
 
         return Steps(next_page)
 
-    async def expunge(self, place: Place, uids: UidSet | None = None) -> Expunged:
-        """Remove what is marked \\Deleted (among `uids` when given)."""
-        gone = await self._gateway.run(self._store.expunge, place.mailbox_id, uids)
-        if gone.uids:
-            self._hint(place, gone.previous_modseq, gone.modseq, vanished=[Vanished(gone.modseq, gone.uids)])
-        return gone
+    def expunge(self, place: Place, uids: UidSet) -> Steps[Expunged]:
+        """Remove what is marked \\Deleted among `uids`, a bounded slice and a transaction at a time."""
+        pages = uids.pages(self._options.expunge_rows)
+
+        async def next_page() -> Expunged | None:
+            page = next(pages, None)
+            if page is None:
+                return None
+            gone = await self._gateway.run(self._store.expunge, place.mailbox_id, page)
+            self._hint_gone(place, gone)
+            return gone
+
+        return Steps(next_page)
+
+    async def copy(
+        self, place: Place, uids: UidSet, path: str, *, quota_bytes: int | None, move: bool
+    ) -> Copied:
+        """Copy or move messages to another mailbox of the same user, all or none. NotFound (what="target")
+        without such a mailbox, OverQuota for a copy without room."""
+        copied = await self._gateway.run(
+            self._store.copy, place.mailbox_id, uids, path, quota_bytes=quota_bytes, move=move
+        )
+        if copied.sources:
+            self._hint_new(copied.targets)
+            if copied.gone is not None:
+                self._hint_gone(place, copied.gone)
+        return copied
+
+    def search(self, place: Place, uids: UidSet, key: SearchKey, *, now: int) -> Steps[Found]:
+        """The living messages among `uids` that match `key`, page by page; a page may be empty."""
+        after: int | None = 0
+
+        async def next_page() -> Found | None:
+            nonlocal after
+            if after is None or not uids:
+                return None
+            found = await self._gateway.run(
+                self._store.search, place.mailbox_id, uids, key, now=now, after=after
+            )
+            after = found.after or None
+            return found
+
+        return Steps(next_page)
 
     def spool(self, *, most_bytes: int) -> Spool:
         """Where the bytes of a message to append are gathered."""
@@ -159,14 +213,7 @@ class Messages:
             blobs=taken.blobs,
             quota_bytes=quota_bytes,
         )
-        place = Place(user_id, appended.mailbox_id)
-        self._hint(
-            place,
-            appended.previous_modseq,
-            appended.modseq,
-            rows=appended.rows,
-            uid_next=appended.uids[-1] + 1,
-        )
+        self._hint_new(appended)
         return appended
 
     def changes_since(self, mailbox_id: str, modseq: int) -> Steps[Changes]:
@@ -182,6 +229,21 @@ class Messages:
             return changes
 
         return Steps(next_span)
+
+    def _hint_new(self, appended: Appended) -> None:
+        """Tell of new messages; everybody, since the session that made them looks at another mailbox, or wants
+        to be told as well."""
+        self._hint(
+            Place(appended.user_id, appended.mailbox_id),
+            appended.previous_modseq,
+            appended.modseq,
+            rows=appended.rows,
+            uid_next=appended.uids[-1] + 1,
+        )
+
+    def _hint_gone(self, place: Place, gone: Expunged) -> None:
+        if gone.uids:
+            self._hint(place, gone.previous_modseq, gone.modseq, vanished=[Vanished(gone.modseq, gone.uids)])
 
     def _hint(
         self,

@@ -1,60 +1,338 @@
-"""Sessions of authenticated connections: who has a place, counted over all workers.
+"""Sessions of authenticated connections: the worker's side of their documents (ports/sessions.py).
 
-A place is a claim in the volatile engine, held by this worker; it ends with its connection, or with the worker
-(the next worker in its slot releases what the last one left).
+A protocol server begins a session at log-in, which takes one of the user's places and writes the document in one
+crossing; says what it is at with `note`, which only remembers; and ends it with its connection. What was noted is
+written every 30 s in one batch for all sessions of this worker that were active, and at once with `update`. Silent
+ones are only renewed, long before their hour runs out.
+
+A session ends with its connection, with its worker (`end_worker`, called by a sibling or the successor) or with
+its server's lease, which every worker renews. To end one from elsewhere, it is marked in the store and a hint sent;
+the worker that has it closes the connection. A lost hint costs the time to the next batch.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+import secrets
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol
 
 import structlog
 import trio
 
-from wd_trio.errors import Limited, Unavailable
+from wd_trio.errors import Limited, Unavailable, WdError
+from wd_trio.ports.bus import Hint
+from wd_trio.ports.documents import Json
 from wd_trio.ports.gateway import Gateway
-from wd_trio.ports.limits import Limits
+from wd_trio.ports.sessions import TTL_S, SessionDocument, SessionPage, SessionStore
+from wd_trio.service.auth import Login
+from wd_trio.service.changes import ChangeHub
+from wd_trio.service.tracking import Tracking
 
 log = structlog.get_logger()
-RELEASE_S = 6.0
+
+RELEASE_S: Final = 6.0
+WRITE_S: Final = 30.0
+RENEW_S: Final = TTL_S / 4
+LEASE_S: Final = 30.0
+LEASE_RENEW_S: Final = 10.0
+SESSIONS_A_WRITE: Final = 500
+USER_AGENT_CHARACTERS: Final = 200
+KILL: Final = "kill"
+"""The hint that some of a user's sessions are marked to be ended, and the word for why they ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionOptions:
     connections_per_user: int = 50
+    clock: Callable[[], float] = time.time
+
+
+class Peer(Protocol):
+    """What a session tells of its connection."""
+
+    @property
+    def ip(self) -> str: ...
+
+    @property
+    def secure(self) -> bool: ...
+
+
+class Session:
+    """One session of this worker. Made by `Sessions.begin`."""
+
+    __slots__ = ("_clock", "_document", "changed", "kick", "written_at")
+
+    def __init__(
+        self, document: SessionDocument, kick: Callable[[str], None], clock: Callable[[], float]
+    ) -> None:
+        self._document = document
+        self._clock = clock
+        self.kick = kick
+        self.changed = False
+        self.written_at = clock()
+
+    @property
+    def id(self) -> str:
+        return self._document.id
+
+    @property
+    def user_id(self) -> str:
+        return self._document.user
+
+    @property
+    def document(self) -> SessionDocument:
+        """The document as it is to be written next."""
+        return self._document
+
+    def note(
+        self, *, selected: str | None = None, state: Json | None = None, user_agent: str | None = None
+    ) -> None:
+        """The client was active; and what of it is new. `state` is merged into what was noted before, where None
+        takes a key away. Costs no crossing: it is written with the next batch, or with `Sessions.update`."""
+        news: dict[str, Any] = {"last_activity": int(self._clock() * 1000)}
+        if selected is not None:
+            news["selected"] = selected
+        if user_agent is not None:
+            news["user_agent"] = clean_user_agent(user_agent)
+        if state is not None:
+            merged = {**self._document.state, **state}
+            news["state"] = {key: value for key, value in merged.items() if value is not None}
+        self._document = replace(self._document, **news)
+        self.changed = True
 
 
 class Sessions:
-    """Takes and gives back the places of a user's connections."""
+    """The sessions of one worker. `run` has to run beside it."""
 
-    def __init__(self, *, gateway: Gateway, limits: Limits, owner: str, options: SessionOptions) -> None:
-        """`owner` names this worker (`<server>/<slot>`)."""
+    def __init__(
+        self,
+        *,
+        gateway: Gateway,
+        store: SessionStore,
+        hub: ChangeHub,
+        tracking: Tracking,
+        server: str,
+        worker: str,
+        options: SessionOptions,
+    ) -> None:
+        """`worker` names this process among those of `server`; no other ever had the name while the server ran."""
         self._gateway = gateway
-        self._limits = limits
-        self._owner = owner
+        self._store = store
+        self._hub = hub
+        self._tracking = tracking
+        self._server = server
+        self._worker = worker
         self._options = options
+        self._open: dict[str, Session] = {}
+        self._by_user: dict[str, set[str]] = {}
+        self._unended: set[str] = set()
+        self._leased_at = options.clock()
+        self._killing = trio.Event()
+        hub.listen(self._hear)
 
-    async def begin(self, user_id: str, protocol: str, connection_id: str) -> None:
-        """Take one of the user's places for `protocol`; Limited when all are taken."""
+    # -- for the protocol servers
+
+    async def begin(
+        self,
+        login: Login,
+        *,
+        protocol: str,
+        peer: Peer,
+        kick: Callable[[str], None],
+        capabilities: Sequence[str] = (),
+        user_agent: str = "",
+    ) -> Session:
+        """Take one of the user's places for `protocol` and write the document, in one crossing.
+
+        `kick` is called with a reason when somebody wants the session to end: it must make its connection end, in
+        the protocol's words. Limited when every place is taken; Unavailable.
+        """
+        now_ms = int(self._options.clock() * 1000)
+        document = SessionDocument(
+            id="sess_" + secrets.token_hex(16),
+            user=login.user_id,
+            protocol=protocol,
+            server=self._server,
+            worker=self._worker,
+            created=now_ms,
+            last_activity=now_ms,
+            capabilities=tuple(capabilities),
+            ip=peer.ip,
+            user_agent=clean_user_agent(user_agent),
+            secure=peer.secure,
+        )
         taken = await self._gateway.run(
-            self._limits.claim,
-            f"connections:{protocol}:{user_id}",
-            connection_id,
-            owner=self._owner,
-            most=self._options.connections_per_user,
+            self._store.put, document, most=self._options.connections_per_user, lease_s=LEASE_S
         )
         if not taken:
             raise Limited("every connection of this user is taken", what="connections")
+        session = self._open[document.id] = Session(document, kick, self._options.clock)
+        self._by_user.setdefault(document.user, set()).add(document.id)
+        self._tracking.began(document)
+        return session
 
-    async def end(self, user_id: str, protocol: str, connection_id: str) -> None:
-        """Give the place back, also on the way out of a cancelled connection (bounded). An engine that is down
-        is logged only: the claim then ends with this worker."""
+    async def update(self, session: Session) -> None:
+        """Write now what was noted. Unavailable."""
+        await self._write([session])
+
+    async def end(self, session: Session) -> None:
+        """The connection is over; idempotent, also on the way out of a cancelled one (bounded). An engine that is
+        down is logged only: the document then goes with the next batch, or with this worker."""
+        if self._open.pop(session.id, None) is None:
+            return
+        mine = self._by_user[session.user_id]
+        mine.discard(session.id)
+        if not mine:
+            del self._by_user[session.user_id]
+        self._tracking.ended([session.document])
+        self._unended.add(session.id)
         with trio.move_on_after(RELEASE_S, shield=True):
             try:
-                await self._gateway.run(
-                    self._limits.release, f"connections:{protocol}:{user_id}", connection_id
-                )
+                await self._end_ids([session.id])
             except Unavailable as error:
-                log.warning(
-                    "place not given back", protocol=protocol, connection=connection_id, error=str(error)
-                )
+                log.warning("session not ended in the store", session=session.id, error=str(error))
+
+    # -- for operators and the API
+
+    async def page(self, *, after: str | None = None, limit: int = 100) -> SessionPage:
+        """A page of all live sessions, of whatever server."""
+        return await self._gateway.run(self._store.page, after=after, limit=limit)
+
+    async def of_user(self, user_id: str) -> list[SessionDocument]:
+        """A user's live sessions, oldest first."""
+        return await self._gateway.run(self._store.of_users, [user_id])
+
+    async def get(self, session_id: str) -> SessionDocument | None:
+        """The live session of that id."""
+        return await self._gateway.run(self._store.get, session_id)
+
+    async def kill(self, user_id: str, session_ids: Sequence[str] | None = None) -> list[str]:
+        """End sessions of a user, all of them or those of these ids, wherever their connections are; the ids of
+        those that were live. Their workers close them soon after, or have done so before this returns."""
+        live = [document.id for document in await self.of_user(user_id)]
+        wanted = live if session_ids is None else [id_ for id_ in live if id_ in session_ids]
+        if wanted:
+            await self._gateway.run(self._store.doom, wanted)
+            self._hub.publish(Hint(KILL, user_id))
+        return wanted
+
+    # -- for the process tree
+
+    async def end_worker(self, worker: str) -> int:
+        """End the sessions of a worker of this server that is gone; how many there were. Unavailable."""
+        ended = await self._gateway.run(self._store.end_owner, self._server, worker)
+        self._tracking.ended(ended)
+        return len(ended)
+
+    async def sweep(self) -> int:
+        """End all sessions that nobody vouches for any more; how many there were. For the janitor. Unavailable."""
+        count = 0
+        while ended := await self._gateway.run(self._store.sweep, limit=SESSIONS_A_WRITE):
+            self._tracking.ended(ended)
+            count += len(ended)
+        return count
+
+    async def run(self) -> None:
+        """Renew the lease, write what was noted, end what is marked; until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._tracking.run)
+            nursery.start_soon(self._every, LEASE_RENEW_S, self._renew_lease)
+            nursery.start_soon(self._every, WRITE_S, self.write)
+            nursery.start_soon(self._kill_marked)
+
+    async def _every(self, pause_s: float, step: Callable[[], Any]) -> None:
+        while True:
+            try:
+                await step()
+            except WdError as error:
+                log.warning("sessions not kept up", error=str(error), what=error.what)
+            await trio.sleep(pause_s)
+
+    async def _renew_lease(self) -> None:
+        await self._gateway.run(self._store.lease, self._server, ttl_s=LEASE_S)
+        late = self._options.clock() - self._leased_at > LEASE_S
+        self._leased_at = self._options.clock()
+        if late:  # this process hung, and somebody may have swept what it has
+            for session in self._open.values():
+                session.written_at = 0.0
+            await self.write()
+
+    # -- writing
+
+    async def write(self) -> None:
+        """Write all sessions that were active, renew the silent ones, end those that could not be ended before,
+        and look for those that are marked. Unavailable."""
+        if self._unended:
+            await self._end_ids(list(self._unended))
+        self._killing.set()
+        for some in _slices([session for session in self._open.values() if session.changed]):
+            await self._write([session for session in some if session.id in self._open])
+        renew = self._options.clock() - RENEW_S
+        for some in _slices([session for session in self._open.values() if session.written_at <= renew]):
+            await self._renew([session for session in some if session.id in self._open])
+
+    async def _write(self, sessions: Sequence[Session]) -> None:
+        now = self._options.clock()
+        for session in sessions:
+            session.changed = False
+        try:
+            await self._gateway.run(self._store.update, [session.document for session in sessions])
+        except BaseException:
+            for session in sessions:
+                session.changed = True
+            raise
+        for session in sessions:
+            session.written_at = now
+
+    async def _renew(self, sessions: Sequence[Session]) -> None:
+        now = self._options.clock()
+        gone = await self._gateway.run(self._store.touch, [session.id for session in sessions])
+        for session in sessions:
+            session.written_at = now
+        if (
+            gone
+        ):  # swept while this worker hung, or lost with the engine's memory: the connections are still here
+            await self._write(
+                [session for session in sessions if session.id in gone and session.id in self._open]
+            )
+
+    async def _end_ids(self, ids: Sequence[str]) -> None:
+        await self._gateway.run(self._store.end, ids)
+        self._unended.difference_update(ids)
+
+    # -- killing
+
+    def _hear(self, hint: Hint) -> None:
+        if hint.kind == KILL and hint.user_id in self._by_user:
+            self._killing.set()
+
+    async def _kill_marked(self) -> None:
+        while True:
+            await self._killing.wait()
+            self._killing = trio.Event()
+            if not self._open:
+                continue
+            try:
+                marked = await self._gateway.run(self._store.doomed, self._server, self._worker)
+            except WdError as error:
+                log.warning("marked sessions not read", error=str(error))
+                continue
+            for id_ in marked:
+                session = self._open.get(id_)
+                if session is not None:
+                    log.info("session killed", session=id_, user=session.user_id)
+                    session.kick(KILL)
+
+
+def clean_user_agent(text: str) -> str:
+    """What a client says of itself, printable and bounded."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:USER_AGENT_CHARACTERS])
+
+
+def _slices(sessions: Sequence[Session]) -> Iterable[list[Session]]:
+    left = iter(sessions)
+    while some := list(itertools.islice(left, SESSIONS_A_WRITE)):
+        yield some

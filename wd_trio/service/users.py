@@ -39,6 +39,8 @@ from wd_trio.service.credentials import Hasher, is_plausible
 
 USERS: Final = Collection("users", (Index("username", unique=True),))
 ADDRESSES: Final = Collection("addresses", (Index("address", unique=True), Index("user")))
+TRACKING: Final = Collection("tracking", (Index("connected"),))
+"""One record a user, under the user's id, which goes with its user; what is in it is tracking.py's."""
 
 USERNAME_CHARACTERS: Final = 128
 NAME_CHARACTERS: Final = 256
@@ -199,6 +201,7 @@ class Users:
             found = self._documents.find(ADDRESSES, "user", user_id, limit=ADDRESSES_OF_A_USER)
             return [
                 Delete(USERS, user_id, document.version),
+                Delete(TRACKING, user_id),
                 *(Delete(ADDRESSES, address.id) for address in found),
             ]
 

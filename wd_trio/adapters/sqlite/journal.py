@@ -9,13 +9,14 @@ SQLite has no statistics here, so where it would walk a mailbox the index to use
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from itertools import groupby
 
 from wd_trio import errors
 from wd_trio.adapters.sqlite import contents, usage
 from wd_trio.adapters.sqlite.mailboxes import MailboxState
 from wd_trio.adapters.sqlite.rows import pick_deleted
-from wd_trio.mail.model import SEEN, Changes, Expunged, FlagRow, Vanished
+from wd_trio.mail.model import DELETED, SEEN, Changes, Expunged, FlagRow, Vanished
 from wd_trio.mail.numset import EMPTY, MAX_UID, UidSet
 
 _EVERY_UID = UidSet([(1, MAX_UID)])
@@ -30,10 +31,19 @@ def expunge(connection: sqlite3.Connection, mailbox: MailboxState, uids: UidSet 
     ).fetchall()
     if not found:
         return Expunged(mailbox.modseq, mailbox.modseq, EMPTY)
-    gone = UidSet.of(uid for uid, *_ in found)
-    modseq, size = mailbox.modseq + 1, sum(row[2] for row in found)
+    gone = remove(connection, mailbox, [row[:3] for row in found], now)
+    contents.drop_unused(connection, (row[3] for row in found), now)
+    return gone
+
+
+def remove(
+    connection: sqlite3.Connection, mailbox: MailboxState, found: Sequence[tuple[int, int, int]], now: int
+) -> Expunged:
+    """Take messages, each a (uid, flags, size), out of a mailbox at its next modseq; their contents stay."""
+    gone = UidSet.of(uid for uid, _, _ in found)
+    modseq, size = mailbox.modseq + 1, sum(size for _, _, size in found)
     connection.executemany(
-        "DELETE FROM messages WHERE mailbox = ? AND uid = ?", ((mailbox.number, row[0]) for row in found)
+        "DELETE FROM messages WHERE mailbox = ? AND uid = ?", ((mailbox.number, uid) for uid, _, _ in found)
     )
     connection.executemany(
         "INSERT INTO vanished VALUES (?, ?, ?, ?, ?)",
@@ -42,10 +52,16 @@ def expunge(connection: sqlite3.Connection, mailbox: MailboxState, uids: UidSet 
     connection.execute(
         "UPDATE mailboxes SET modseq = ?, messages = messages - ?, unseen = unseen - ?, deleted = deleted - ?,"
         " size_bytes = size_bytes - ? WHERE mailbox = ?",
-        (modseq, len(gone), sum(not row[1] & SEEN for row in found), len(gone), size, mailbox.number),
+        (
+            modseq,
+            len(gone),
+            sum(not flags & SEEN for _, flags, _ in found),
+            sum(bool(flags & DELETED) for _, flags, _ in found),
+            size,
+            mailbox.number,
+        ),
     )
     usage.add(connection, mailbox.user_id, -size, -len(gone))
-    contents.drop_unused(connection, (row[3] for row in found), now)
     return Expunged(mailbox.modseq, modseq, gone)
 
 

@@ -1,4 +1,4 @@
-"""Mailboxes: making, finding, listing, opening. All functions run inside a transaction of the caller's.
+"""Mailboxes: making, finding, listing, opening, subscribing. All functions run in a transaction of the caller's.
 
 UIDVALIDITY is the time in seconds, but always above every one given before by this store, so that a mailbox
 deleted and made again under the same path, within a second or after a clock was set back, never repeats one
@@ -18,8 +18,8 @@ from wd_trio.ports.ids import new_id
 
 INBOX: Final = "INBOX"
 _FIELDS: Final = (
-    "id, user_id, path, uid_validity, uid_next, modseq, special_use, subscribed,"
-    " messages, unseen, deleted, size_bytes"
+    "id, user_id, path, uid_validity, uid_next, modseq, special_use, EXISTS (SELECT 1 FROM subscriptions s"
+    " WHERE s.user_id = mailboxes.user_id AND s.path = mailboxes.path), messages, unseen, deleted, size_bytes"
 )
 
 
@@ -84,9 +84,7 @@ def state_by_path(connection: sqlite3.Connection, user_id: str, path: str) -> Ma
 
 def ensure(connection: sqlite3.Connection, user_id: str, specs: Sequence[MailboxSpec], now: int) -> None:
     """Make those of `specs` that are missing, and INBOX if the user has none."""
-    here = {
-        path for (path,) in connection.execute("SELECT path FROM mailboxes WHERE user_id = ?", (user_id,))
-    }
+    here = paths_of(connection, user_id)
     for spec in (*specs, MailboxSpec(INBOX)):
         path = canonical_path(spec.path)
         if path not in here:
@@ -97,16 +95,56 @@ def ensure(connection: sqlite3.Connection, user_id: str, specs: Sequence[Mailbox
 def ensure_path(connection: sqlite3.Connection, user_id: str, path: str, now: int) -> None:
     """Make the mailbox a delivery goes to, together with the default ones, if it is missing."""
     path = canonical_path(path)
-    here = connection.execute("SELECT 1 FROM mailboxes WHERE user_id = ? AND path = ?", (user_id, path))
-    if here.fetchone() is None:
+    if not _exists(connection, user_id, "path", path):
         ensure(connection, user_id, (*DEFAULT_MAILBOXES, MailboxSpec(path)), now)
+
+
+def create(connection: sqlite3.Connection, user_id: str, spec: MailboxSpec, now: int) -> Mailbox:
+    """Make one mailbox, and INBOX if the user has none. Conflict when there is one of that path or special use."""
+    path = canonical_path(spec.path)
+    if _exists(connection, user_id, "path", path):
+        raise errors.Conflict(f"user {user_id} has such a mailbox", what="mailbox")
+    if spec.special_use and _exists(connection, user_id, "special_use", spec.special_use):
+        raise errors.Conflict(f"user {user_id} has a mailbox for {spec.special_use}", what="special use")
+    ensure(connection, user_id, (spec,), now)
+    return find(connection, user_id, path)
+
+
+def paths_of(connection: sqlite3.Connection, user_id: str) -> set[str]:
+    rows = connection.execute("SELECT path FROM mailboxes WHERE user_id = ?", (user_id,))
+    return {path for (path,) in rows}
+
+
+def _exists(connection: sqlite3.Connection, user_id: str, field: str, value: str) -> bool:
+    found = connection.execute(
+        f"SELECT 1 FROM mailboxes WHERE user_id = ? AND {field} = ? LIMIT 1", (user_id, value)
+    )
+    return found.fetchone() is not None
 
 
 def _make(connection: sqlite3.Connection, user_id: str, path: str, spec: MailboxSpec, now: int) -> None:
     connection.execute(
-        "INSERT INTO mailboxes (id, user_id, path, uid_validity, special_use, subscribed) VALUES (?, ?, ?, ?, ?, ?)",
-        (new_id(), user_id, path, next_uid_validity(connection, now), spec.special_use, spec.subscribed),
+        "INSERT INTO mailboxes (id, user_id, path, uid_validity, special_use) VALUES (?, ?, ?, ?, ?)",
+        (new_id(), user_id, path, next_uid_validity(connection, now), spec.special_use),
     )
+    if spec.subscribed:
+        subscribe(connection, user_id, path, subscribed=True)
+
+
+def subscribe(connection: sqlite3.Connection, user_id: str, path: str, *, subscribed: bool) -> None:
+    if subscribed:
+        statement = "INSERT OR IGNORE INTO subscriptions (user_id, path) VALUES (?, ?)"
+    else:
+        statement = "DELETE FROM subscriptions WHERE user_id = ? AND path = ?"
+    connection.execute(statement, (user_id, canonical_path(path)))
+
+
+def subscriptions(connection: sqlite3.Connection, user_id: str) -> list[str]:
+    """The names in the order of `list_of`."""
+    rows = connection.execute(
+        "SELECT path FROM subscriptions WHERE user_id = ? ORDER BY path <> 'INBOX', path", (user_id,)
+    )
+    return [path for (path,) in rows]
 
 
 def next_uid_validity(connection: sqlite3.Connection, now: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 from wd_trio import errors
 from wd_trio.adapters.sqlite import blobs as blobs_
@@ -37,30 +37,45 @@ def append(
     """Add messages at one new modseq; their blobs are in the store already."""
     size = sum(message.content.size for message in messages)
     usage.require_room(connection, mailbox.user_id, size, quota_bytes)
-    if mailbox.uid_next + len(messages) - 1 > MAX_UID:
-        raise errors.OverQuota("the mailbox has given its last uid", what="uid")
-    modseq = mailbox.modseq + 1 if messages else mailbox.modseq
-    rows: list[FlagRow] = []
-    records: list[tuple[Any, ...]] = []
-    for uid, message in enumerate(messages, mailbox.uid_next):
-        number = contents.add(connection, message.content)
-        keywords = join_keywords(message.keywords.split()) if message.keywords else ""
-        rows.append(FlagRow(uid, modseq, message.flags, keywords))
-        records.append(
-            (
-                mailbox.number,
-                uid,
-                modseq,
+    return add(
+        connection,
+        mailbox,
+        [
+            NewRow(
                 message.flags,
-                keywords,
+                join_keywords(message.keywords.split()) if message.keywords else "",
                 message.internal_date,
-                now,
                 message.content.size,
-                number,
+                contents.add(connection, message.content),
             )
-        )
+            for message in messages
+        ],
+        now,
+    )
+
+
+class NewRow(NamedTuple):
+    """A message to come into a mailbox; `keywords` in canonical form, `content` by its internal number."""
+
+    flags: int
+    keywords: str
+    internal_date: int
+    size: int
+    content: int
+
+
+def add(connection: sqlite3.Connection, mailbox: MailboxState, new: Sequence[NewRow], now: int) -> Appended:
+    """Give messages their uids, in order, at the mailbox's next modseq. OverQuota when it has given its last."""
+    if mailbox.uid_next + len(new) - 1 > MAX_UID:
+        raise errors.OverQuota("the mailbox has given its last uid", what="uid")
+    modseq = mailbox.modseq + 1 if new else mailbox.modseq
+    rows: list[FlagRow] = []
+    records: list[tuple[int | str, ...]] = []
+    for uid, (flags, keywords, internal_date, size, content) in enumerate(new, mailbox.uid_next):
+        rows.append(FlagRow(uid, modseq, flags, keywords))
+        records.append((mailbox.number, uid, modseq, flags, keywords, internal_date, now, size, content))
     connection.executemany("INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", records)
-    _count_in(connection, mailbox, modseq, rows, size)
+    _count_in(connection, mailbox, modseq, rows, sum(row.size for row in new))
     return Appended(
         mailbox_id=mailbox.id,
         user_id=mailbox.user_id,
@@ -100,7 +115,7 @@ def with_keywords(in_use: str, texts: set[str]) -> str:
 
 # -- fetch
 
-_BASE: Final = "m.uid, m.modseq, m.flags, m.keywords, m.internal_date, m.size"
+BASE: Final = "m.uid, m.modseq, m.flags, m.keywords, m.internal_date, m.size"
 _BASE_FIELDS: Final = 6
 _COLUMN_FIELDS: Final = {
     Columns.ENVELOPE: ("c.envelope", "c.envelope_utf8"),
@@ -116,8 +131,8 @@ _OF_TEXTS: Final = Columns.HEADER | Columns.ROPE
 
 
 @cache
-def _selection(columns: Columns) -> tuple[str, str, tuple[str, ...]]:
-    """What to select beyond _BASE, what to join, and the names of the fields selected."""
+def selection(columns: Columns) -> tuple[str, str, tuple[str, ...]]:
+    """What to select beyond BASE, what to join, and the names of the fields selected."""
     fields = [text for bit, texts in _COLUMN_FIELDS.items() if columns & bit for text in texts]
     joins = " JOIN contents c ON c.content = m.content" if columns & _OF_CONTENTS else ""
     joins += " JOIN texts t ON t.content = m.content" if columns & _OF_TEXTS else ""
@@ -137,16 +152,16 @@ def fetch(
     """A page of the mailbox with that internal number: at most `limit` rows, and beyond the first no row that
     would bring the bytes of all asked-for columns and preloaded blobs above `budget_bytes`."""
     picked = pick(number, uids)
-    extra, joins, names = _selection(columns)
+    extra, joins, names = selection(columns)
     cursor = connection.execute(
-        f"SELECT {_BASE}{extra}, m.content FROM {picked.source}{joins} WHERE {picked.condition} LIMIT :limit",
+        f"SELECT {BASE}{extra}, m.content FROM {picked.source}{joins} WHERE {picked.condition} LIMIT :limit",
         picked.parameters | {"limit": limit},
     )
     if not names:
         return [MessageRow(*record[:_BASE_FIELDS]) for record in cursor]
     page: list[MessageRow] = []
     left = budget_bytes
-    for row, content, size in _rows(cursor, names):
+    for row, content, size in rows_of(cursor, names):
         if page and size > left:
             break
         left -= size
@@ -157,7 +172,7 @@ def fetch(
     return page
 
 
-def _rows(cursor: sqlite3.Cursor, names: tuple[str, ...]) -> Iterator[tuple[MessageRow, int, int]]:
+def rows_of(cursor: sqlite3.Cursor, names: tuple[str, ...]) -> Iterator[tuple[MessageRow, int, int]]:
     """Each row with its content's number and how many bytes its columns hold."""
     for record in cursor:
         values = record[_BASE_FIELDS:-1]

@@ -9,6 +9,7 @@ Layout of mail
   apart so that ENVELOPE pages stay dense); copies of a message share them.
 - vanished: the journal of expunges, as uid ranges by modseq. mailboxes.journal_floor: the highest modseq trimmed
   from it.
+- subscriptions: names, which outlive the mailboxes they name (RFC 3501 §6.3.6).
 - blobs: `chunk` is blob << 20 | number of the chunk, so that a blob's chunks lie side by side in one tree without
   a second one. `referenced` follows blob_refs: it makes what may be collected findable by a partial index.
 
@@ -134,7 +135,38 @@ _DOCUMENTS: Final = (
     "CREATE INDEX document_entries ON document_index (collection, id)",
 )
 
-STORE_SCHEMA: Final[Schema] = (_MAILBOXES + _MESSAGES + _BLOBS + _DOCUMENTS,)
+_SUBSCRIPTIONS: Final = (
+    """CREATE TABLE subscriptions (
+        user_id TEXT NOT NULL,
+        path TEXT NOT NULL,
+        PRIMARY KEY (user_id, path)
+    ) WITHOUT ROWID""",
+    "INSERT INTO subscriptions SELECT user_id, path FROM mailboxes WHERE subscribed <> 0",
+    # Made anew without `subscribed`: SQLite before 3.35 cannot drop a column.
+    "ALTER TABLE mailboxes RENAME TO mailboxes_1",
+    """CREATE TABLE mailboxes (
+        mailbox INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        user_id TEXT NOT NULL,
+        path TEXT NOT NULL,
+        uid_validity INTEGER NOT NULL,
+        uid_next INTEGER NOT NULL DEFAULT 1,
+        modseq INTEGER NOT NULL DEFAULT 1,
+        special_use TEXT NOT NULL DEFAULT '',
+        messages INTEGER NOT NULL DEFAULT 0,
+        unseen INTEGER NOT NULL DEFAULT 0,
+        deleted INTEGER NOT NULL DEFAULT 0,
+        size_bytes INTEGER NOT NULL DEFAULT 0,
+        journal_floor INTEGER NOT NULL DEFAULT 0,
+        keywords TEXT NOT NULL DEFAULT '',
+        UNIQUE (user_id, path)
+    )""",
+    "INSERT INTO mailboxes SELECT mailbox, id, user_id, path, uid_validity, uid_next, modseq, special_use,"
+    " messages, unseen, deleted, size_bytes, journal_floor, keywords FROM mailboxes_1",
+    "DROP TABLE mailboxes_1",
+)
+
+STORE_SCHEMA: Final[Schema] = (_MAILBOXES + _MESSAGES + _BLOBS + _DOCUMENTS, _SUBSCRIPTIONS)
 
 STATE_SCHEMA: Final[Schema] = (
     (
@@ -147,6 +179,23 @@ STATE_SCHEMA: Final[Schema] = (
         "CREATE INDEX claims_owner ON claims (owner)",
         "CREATE TABLE strikes (key TEXT PRIMARY KEY, count INTEGER NOT NULL, ends REAL NOT NULL) WITHOUT ROWID",
         "CREATE INDEX strikes_ends ON strikes (ends)",
+    ),
+    (
+        """CREATE TABLE sessions (
+            id TEXT PRIMARY KEY,
+            user TEXT NOT NULL,
+            protocol TEXT NOT NULL,
+            server TEXT NOT NULL,
+            worker TEXT NOT NULL,
+            ttl INTEGER NOT NULL,
+            expires REAL NOT NULL,
+            doomed INTEGER NOT NULL,
+            document TEXT NOT NULL
+        ) WITHOUT ROWID""",
+        "CREATE INDEX sessions_user ON sessions (user, protocol)",
+        "CREATE INDEX sessions_owner ON sessions (server, worker, expires)",
+        "CREATE INDEX sessions_doomed ON sessions (server, worker) WHERE doomed = 1",
+        "CREATE TABLE leases (server TEXT PRIMARY KEY, ends REAL NOT NULL) WITHOUT ROWID",
     ),
 )
 

@@ -1,6 +1,6 @@
 """SqliteStore: the mail store and the blobs over one database, each method one transaction.
 
-What the methods do is in mailboxes.py, messages.py, flags.py, journal.py, usage.py and blobs.py.
+What the methods do is in mailboxes.py, folders.py, messages.py, flags.py, journal.py, search.py, usage.py, blobs.py.
 """
 
 from __future__ import annotations
@@ -8,17 +8,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from wd_trio.adapters.sqlite import blobs as blobs_
-from wd_trio.adapters.sqlite import flags, journal, mailboxes, usage
+from wd_trio.adapters.sqlite import flags, folders, journal, mailboxes, usage
 from wd_trio.adapters.sqlite import messages as messages_
+from wd_trio.adapters.sqlite import search as search_
 from wd_trio.adapters.sqlite.database import SqliteDatabase
 from wd_trio.mail.model import (
     Appended,
     BlobData,
     Changes,
     Columns,
+    Copied,
     Expunged,
     FlagChange,
     FlagsStored,
+    Found,
     Mailbox,
     MailboxSpec,
     MessageRow,
@@ -27,6 +30,7 @@ from wd_trio.mail.model import (
     Usage,
 )
 from wd_trio.mail.numset import UidSet
+from wd_trio.mail.search import SearchKey
 from wd_trio.ports.gateway import reads, writes
 
 
@@ -63,6 +67,33 @@ class SqliteStore:
     def open_mailbox(self, user_id: str, path: str, *, known_modseq: int = -1) -> Opened:
         with self._database.reading() as connection:
             return mailboxes.open_(connection, user_id, path, known_modseq)
+
+    @writes("store")
+    def create_mailbox(self, user_id: str, spec: MailboxSpec) -> Mailbox:
+        with self._database.writing() as connection:
+            return mailboxes.create(connection, user_id, spec, self._database.now())
+
+    @writes("store")
+    def delete_mailbox(self, user_id: str, path: str) -> str:
+        """Denied for INBOX."""
+        with self._database.writing() as connection:
+            return folders.delete(connection, user_id, path, self._database.now())
+
+    @writes("store")
+    def rename_mailbox(self, user_id: str, source: str, target: str) -> list[str]:
+        """For INBOX, the ids of INBOX and of the new mailbox. Invalid for a target within the source."""
+        with self._database.writing() as connection:
+            return folders.rename(connection, user_id, source, target, self._database.now())
+
+    @writes("store")
+    def subscribe(self, user_id: str, path: str, *, subscribed: bool) -> None:
+        with self._database.writing() as connection:
+            mailboxes.subscribe(connection, user_id, path, subscribed=subscribed)
+
+    @reads("store")
+    def subscriptions(self, user_id: str) -> list[str]:
+        with self._database.reading() as connection:
+            return mailboxes.subscriptions(connection, user_id)
 
     # -- messages
 
@@ -114,6 +145,23 @@ class SqliteStore:
         with self._database.writing() as connection:
             mailbox = mailboxes.state_by_id(connection, mailbox_id)
             return journal.expunge(connection, mailbox, uids, self._database.now())
+
+    @writes("store")
+    def copy(
+        self, mailbox_id: str, uids: UidSet, path: str, *, quota_bytes: int | None = None, move: bool = False
+    ) -> Copied:
+        with self._database.writing() as connection:
+            mailbox = mailboxes.state_by_id(connection, mailbox_id)
+            now = self._database.now()
+            return folders.copy(connection, mailbox, uids, path, quota_bytes=quota_bytes, move=move, now=now)
+
+    @reads("store")
+    def search(
+        self, mailbox_id: str, uids: UidSet, key: SearchKey, *, now: int, after: int = 0, limit: int = 1000
+    ) -> Found:
+        with self._database.reading() as connection:
+            mailbox = mailboxes.state_by_id(connection, mailbox_id)
+            return search_.page(connection, mailbox, uids, key, now=now, after=after, limit=limit)
 
     @reads("store")
     def changes_since(self, mailbox_id: str, modseq: int, *, limit: int = 1000) -> Changes:

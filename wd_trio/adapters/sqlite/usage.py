@@ -59,12 +59,13 @@ def recount(connection: sqlite3.Connection, user_id: str) -> Usage:
 
 
 def delete_mail(connection: sqlite3.Connection, user_id: str, now: int) -> int:
-    """Remove a user's mailboxes with all that is in them; how many messages there were."""
+    """Remove a user's mailboxes with all that is in them, and the subscriptions; how many messages there were."""
     among = f"mailbox IN ({_MAILBOXES_OF})"
     numbers = connection.execute(f"SELECT content FROM messages WHERE {among}", (user_id,)).fetchall()
     connection.execute(f"DELETE FROM messages WHERE {among}", (user_id,))
     connection.execute(f"DELETE FROM vanished WHERE {among}", (user_id,))
     connection.execute("DELETE FROM mailboxes WHERE user_id = ?", (user_id,))
+    connection.execute("DELETE FROM subscriptions WHERE user_id = ?", (user_id,))
     connection.execute("DELETE FROM accounts WHERE user_id = ?", (user_id,))
     contents.drop_unused(connection, (number for (number,) in numbers), now)
     return len(numbers)

@@ -15,6 +15,7 @@ from typing import Final
 
 from wd_trio.mail import mutf7
 from wd_trio.mail.model import SEPARATOR, SYSTEM_FLAGS, flag_names
+from wd_trio.mail.numset import EMPTY, UidSet
 from wd_trio.proto.imap.commands import FetchBody
 from wd_trio.proto.imap.grammar import ASTRING_CHARS, DAY_S, EPOCH_ORDINAL, MONTHS
 
@@ -80,9 +81,25 @@ def expunge(seq: int) -> bytes:
     return b"* %d EXPUNGE\r\n" % seq
 
 
-def search(numbers: Iterable[int]) -> bytes:
-    """`* SEARCH 2 84 882`; `* SEARCH` when nothing was found."""
-    return f"* SEARCH{''.join(f' {number}' for number in numbers)}\r\n".encode("ascii")
+def search(numbers: Iterable[int], modseq: int | None = None) -> bytes:
+    """`* SEARCH 2 84 882 (MODSEQ 917)`; `* SEARCH` when nothing was found. `modseq` is the highest of what was
+    found, where the client asked by MODSEQ (RFC 7162 §3.1.5)."""
+    found = "".join([f" {number}" for number in numbers])
+    suffix = f" (MODSEQ {modseq})" if found and modseq is not None else ""
+    return f"* SEARCH{found}{suffix}\r\n".encode("ascii")
+
+
+def esearch(tag: str, items: Iterable[tuple[str, int | UidSet | None]], *, uid: bool) -> bytes:
+    """`* ESEARCH (TAG "A1") UID COUNT 3 ALL 1:3 MODSEQ 9` (RFC 4731 §3.1). Items without a value, None or the
+    empty set, are left out, as MIN, MAX and ALL are when nothing was found."""
+    shown = "".join([f" {name} {value}" for name, value in items if value not in (None, EMPTY)])
+    return f'* ESEARCH (TAG "{tag}"){" UID" if uid else ""}{shown}\r\n'.encode("ascii")
+
+
+def copyuid(uid_validity: int, sources: Iterable[int], targets: Iterable[int]) -> str:
+    """COPYUID's response code (RFC 4315 §3): the n-th of `sources` became the n-th of `targets`. Both go out in
+    the order given, which is what clients pair them by."""
+    return f"COPYUID {uid_validity} {_runs(sources)} {_runs(targets)}"
 
 
 def list_line(
@@ -92,21 +109,42 @@ def list_line(
     *,
     utf8: bool = False,
     word: str = "LIST",
+    childinfo: Sequence[str] = (),
 ) -> bytes:
-    """`* LIST (attributes) "/" name`; an empty `separator` is NIL; `word` is LIST or LSUB."""
+    """`* LIST (attributes) "/" name`; an empty `separator` is NIL; `word` is LIST or LSUB. `childinfo` names the
+    selection options that children of `name` meet: `("CHILDINFO" ("SUBSCRIBED"))` (RFC 5258 §3.5)."""
     shown = quoted(separator.encode("ascii")) if separator else b"NIL"
-    return b"* %b (%b) %b %b\r\n" % (
+    children = " ".join(f'"{option}"' for option in childinfo).encode("ascii")
+    return b"* %b (%b) %b %b%b\r\n" % (
         word.encode("ascii"),
         " ".join(attributes).encode("ascii"),
         shown,
         mailbox_name(name, utf8=utf8),
+        b' ("CHILDINFO" (%b))' % children if children else b"",
     )
 
 
-def status(mailbox: str, items: Iterable[tuple[str, int]], *, utf8: bool = False) -> bytes:
-    """`* STATUS name (MESSAGES 1 UIDNEXT 2)`."""
-    values = " ".join(f"{name} {value}" for name, value in items)
+def status(mailbox: str, items: Iterable[tuple[str, int | None]], *, utf8: bool = False) -> bytes:
+    """`* STATUS name (MESSAGES 1 UIDNEXT 2 APPENDLIMIT NIL)`; None is NIL, which APPENDLIMIT alone may be."""
+    values = " ".join(f"{name} {'NIL' if value is None else value}" for name, value in items)
     return b"* STATUS %b (%b)\r\n" % (mailbox_name(mailbox, utf8=utf8), values.encode("ascii"))
+
+
+def quota(root: str, resources: Iterable[tuple[str, int, int]], *, utf8: bool = False) -> bytes:
+    """`* QUOTA root (STORAGE 10 512)`: resources as (name, usage, limit) (RFC 9208 §4.2.1)."""
+    shown = " ".join(f"{name} {usage} {limit}" for name, usage, limit in resources)
+    return b"* QUOTA %b (%b)\r\n" % (astring(root.encode(), utf8=utf8), shown.encode("ascii"))
+
+
+def quotaroot(mailbox: str, roots: Iterable[str], *, utf8: bool = False) -> bytes:
+    """`* QUOTAROOT name root …` (RFC 9208 §4.2.2)."""
+    shown = b"".join([b" " + astring(root.encode(), utf8=utf8) for root in roots])
+    return b"* QUOTAROOT %b%b\r\n" % (mailbox_name(mailbox, utf8=utf8), shown)
+
+
+def enabled(names: Iterable[str]) -> bytes:
+    """`* ENABLED …`: what this ENABLE switched on, perhaps nothing (RFC 5161 §3.2)."""
+    return f"* ENABLED{''.join(f' {name}' for name in names)}\r\n".encode("ascii")
 
 
 def namespace() -> bytes:
@@ -137,6 +175,15 @@ def literal_head(size: int) -> bytes:
 
 def literal(octets: bytes) -> bytes:
     return b"{%d}\r\n%b" % (len(octets), octets)
+
+
+def literal8_head(size: int) -> bytes:
+    """What precedes `size` octets of a literal8, NULs allowed (RFC 3516 §7)."""
+    return b"~{%d}\r\n" % size
+
+
+def literal8(octets: bytes) -> bytes:
+    return b"~{%d}\r\n%b" % (len(octets), octets)
 
 
 def string(octets: bytes, *, utf8: bool = False) -> bytes:
@@ -186,11 +233,32 @@ def internal_date(epoch_s: int) -> bytes:
     return b'%b %02d:%02d:%02d +0000"' % (_day(day), second // 3600, second // 60 % 60, second % 60)
 
 
+def modseq(value: int) -> bytes:
+    """FETCH's item MODSEQ, whole (RFC 7162 §3.1.4)."""
+    return b"MODSEQ (%d)" % value
+
+
+def binary_size(part: str, size: int) -> bytes:
+    """FETCH's item BINARY.SIZE, whole (RFC 3516 §4.3)."""
+    return f"BINARY.SIZE[{part}] {size}".encode("ascii")
+
+
 @lru_cache(maxsize=1024)
 def body_name(body: FetchBody) -> bytes:
-    """What a section's response item is called: `BODY[HEADER.FIELDS (FROM "X Y")]<0>`."""
+    """What a section's response item is called: `BODY[HEADER.FIELDS (FROM "X Y")]<0>`, `BINARY[1.2]`."""
     origin = f"<{body.partial[0]}>" if body.partial else ""
     return f"{body.name}{origin}".encode("ascii")
+
+
+def _runs(numbers: Iterable[int]) -> str:
+    """Numbers in their order, runs of consecutive ones as ranges: `304,319:320`."""
+    runs: list[tuple[int, int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1] = (runs[-1][0], number)
+        else:
+            runs.append((number, number))
+    return ",".join([str(first) if first == last else f"{first}:{last}" for first, last in runs])
 
 
 def _is_utf8(octets: bytes) -> bool:

@@ -29,6 +29,7 @@ ATOM: Final = re.compile(rb"[^" + _ATOM_SPECIALS + rb"]++")
 ASTRING_CHARS: Final = re.compile(rb"[^" + _ASTRING_SPECIALS + rb"]++")
 LIST_CHARS: Final = re.compile(rb"[^" + _LIST_SPECIALS + rb"]++")
 FLAG: Final = re.compile(rb"\\?[^" + _ATOM_SPECIALS + rb"]++")
+USE: Final = re.compile(rb"\\[^" + _ATOM_SPECIALS + rb"]++")  # RFC 6154 use-attr
 QUOTED: Final = re.compile(rb'"([^"\\\r\n\x00]*+(?:\\["\\][^"\\\r\n\x00]*+)*+)"')
 QUOTED_PAIR: Final = re.compile(rb"\\(.)")
 LITERAL: Final = re.compile(rb"\{([0-9]{1,20})\}\r\n")  # as framing writes it into a frame
@@ -37,6 +38,7 @@ _TAG: Final = rb"([^" + _TAG_SPECIALS + rb"]{1,%d}+)" % MAX_TAG_BYTES
 TAG: Final = re.compile(_TAG + rb"(?= |\Z)")
 COMMAND_HEAD: Final = re.compile(_TAG + rb" ([A-Za-z][A-Za-z0-9.-]*+)(?= |\Z)")
 UID_VERB: Final = re.compile(rb" ([A-Za-z]++)(?= |\Z)")
+END: Final = re.compile(rb" *+\Z")  # trailing spaces are forgiven
 
 NUMBER: Final = re.compile(rb"[0-9]{1,19}+(?![0-9])")
 _SEQ_NUMBER: Final = rb"(?:[1-9][0-9]{0,9}+|\*)"
@@ -44,6 +46,7 @@ _SEQ_RANGE: Final = _SEQ_NUMBER + rb"(?::" + _SEQ_NUMBER + rb")?+"
 SEQUENCE_SET: Final = re.compile(_SEQ_RANGE + rb"(?:," + _SEQ_RANGE + rb")*+")
 
 FETCH_WORD: Final = re.compile(rb"[A-Za-z][A-Za-z0-9.]*+")
+SEARCH_WORD: Final = re.compile(rb"[A-Za-z]++")
 SECTION_PART: Final = re.compile(rb"[1-9][0-9]{0,9}+(?:\.[1-9][0-9]{0,9}+)*+")
 SECTION_TEXT: Final = re.compile(rb"[A-Za-z]++(?:\.[A-Za-z]++)*+")
 PARTIAL: Final = re.compile(rb"<([0-9]{1,19}+)\.([0-9]{1,19}+)>")
@@ -58,6 +61,7 @@ MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", 
 DAY_S: Final = 86400
 EPOCH_ORDINAL: Final = date(1970, 1, 1).toordinal()
 _MONTH_NUMBERS: Final = {name.upper().encode(): number for number, name in enumerate(MONTHS, 1)}
+_DATE: Final = re.compile(rb"([0-9]{1,2})-([A-Za-z]{3})-([0-9]{4})\Z")
 _DATE_TIME: Final = re.compile(
     rb"(?: ?([0-9])|([0-9]{2}))-([A-Za-z]{3})-([0-9]{4}) "
     rb"([0-9]{2}):([0-9]{2}):([0-9]{2}) ([+-])([0-9]{2})([0-9]{2})\Z"
@@ -75,10 +79,26 @@ def parse_date_time(text: bytes) -> int:
     one, two, month, year, hour, minute, second, sign, zone_hour, zone_minute = match.groups()
     if int(hour) > 23 or int(minute) > 59 or int(second) > 60 or int(zone_hour) > 23 or int(zone_minute) > 59:
         raise Invalid("no such time of day", what="date-time")
-    try:
-        day = date(int(year), _MONTH_NUMBERS.get(month.upper(), 0), int(one or two)).toordinal()
-    except ValueError:
-        raise Invalid("no such day", what="date-time") from None
+    day = _ordinal(year, month, one or two, what="date-time")
     zone_s = (int(zone_hour) * 60 + int(zone_minute)) * 60
     local_s = (day - EPOCH_ORDINAL) * DAY_S + (int(hour) * 60 + int(minute)) * 60 + int(second)
     return local_s + zone_s if sign == b"-" else local_s - zone_s
+
+
+def parse_date(text: bytes) -> int:
+    """The proleptic Gregorian ordinal of a date without its quotes (`1-Feb-1994`).
+
+    Invalid when it has another form, or names a day that does not exist.
+    """
+    match = _DATE.match(text)
+    if match is None:
+        raise Invalid("not a date", what="date")
+    day, month, year = match.groups()
+    return _ordinal(year, month, day, what="date")
+
+
+def _ordinal(year: bytes, month: bytes, day: bytes, *, what: str) -> int:
+    try:
+        return date(int(year), _MONTH_NUMBERS.get(month.upper(), 0), int(day)).toordinal()
+    except ValueError:
+        raise Invalid("no such day", what=what) from None

@@ -27,13 +27,15 @@ from typing import Final
 from wd_trio.errors import Invalid
 from wd_trio.proto.imap import commands, encode, events, grammar
 from wd_trio.proto.imap.framing import Framer, Step
-from wd_trio.proto.imap.parse import BadSyntax, Cursor, LiteralAwaited
+from wd_trio.proto.imap.parse import BadSyntax, Cursor, LiteralAwaited, UnknownCharset
+from wd_trio.proto.imap.parse_commands import append_tail
 from wd_trio.proto.imap.states import COMMANDS, State, complaint
 from wd_trio.proto.sasl import decode_base64, encode_base64
 
 __all__ = ["EngineOptions", "ImapEngine", "State"]
 
 _GO_AHEAD: Final = encode.continuation()
+_CHARSETS_CODE: Final = "BADCHARSET (US-ASCII UTF-8)"  # RFC 3501 §7.1; more are read, these are all one needs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +73,7 @@ class ImapEngine:
         self._literal_bytes = 0  # accepted in the command that is being cut
         self._judged_bytes = 0  # parsed for that
         self._message_left = 0  # octets of the message still to come
+        self._message_tail = b""  # what must follow them on their line
 
     # What the server says.
 
@@ -195,7 +198,7 @@ class ImapEngine:
         try:
             name, command = self._parse(frame, None)
         except BadSyntax as fault:
-            return self._bad(str(fault))
+            return self._answer(fault)
         return events.CommandEvent(self._tag, name, command)
 
     def _parse(self, frame: bytes, pending: int | None) -> tuple[str, commands.Command]:
@@ -227,21 +230,22 @@ class ImapEngine:
         self._judged_bytes += len(framer.frame)
         if self._judged_bytes > self.options.max_judged_bytes:
             self._read_tag(framer.frame)
-            return self._refuse("Too many literals")
+            return self._refuse(self._bad("Too many literals"))
         try:
             name, command = self._parse(framer.frame, size)
         except LiteralAwaited:
             return self._collect_literal(limit)
         except BadSyntax as fault:
-            return self._refuse(str(fault))
+            return self._refuse(self._answer(fault))
         # Only APPEND's parser ends at a literal that was not sent yet.
         if not isinstance(command, commands.Append):
-            return self._refuse(f"{name} takes no literal there")
+            return self._refuse(self._bad(f"{name} takes no literal there"))
         if size > self.options.max_message_bytes:
             self._forget_literals()
             framer.refuse()
             return events.Reply(encode.tagged(self._tag, "NO", "Message is too large", "TOOBIG"), bad=False)
         self._mode = _Mode.OFFERED
+        self._message_tail = append_tail(command)
         return events.AppendEvent(self._tag, command)
 
     def _collect_literal(self, limit: int) -> events.Event | None:
@@ -250,16 +254,16 @@ class ImapEngine:
         total = self._literal_bytes + size
         allowed = self.options.max_literal_bytes_unauthenticated
         if len(framer.frame) + size > limit or (self.state is State.NOT_AUTHENTICATED and total > allowed):
-            return self._refuse("Literal is too large", "TOOBIG")
+            return self._refuse(self._bad("Literal is too large", "TOOBIG"))
         self._literal_bytes = total
         framer.accept_literal()
         return events.Reply(_GO_AHEAD, bad=False) if framer.literal.synchronising else None
 
-    def _refuse(self, text: str, code: str = "") -> events.Reply:
+    def _refuse(self, reply: events.Reply) -> events.Reply:
         """Answer the command whose literal was announced, and drop the rest of it."""
         self._forget_literals()
         self._framer.refuse()
-        return self._bad(text, code)
+        return reply
 
     def _next_piece(self) -> events.Event:
         framer = self._framer
@@ -271,9 +275,10 @@ class ImapEngine:
         if step is Step.NEED_DATA:
             return events.MessageData(piece, last=False) if piece else events.NEED_DATA
         self._mode = _Mode.COMMAND
-        if step is Step.COMMAND and not framer.frame:
+        tail = self._message_tail
+        if step is Step.COMMAND and framer.frame == tail:
             return events.MessageData(piece, last=True)
-        return self._intruder(step, "Nothing may follow the message")
+        return self._intruder(step, "Unclosed parenthesis" if tail else "Nothing may follow the message")
 
     def _next_sasl(self) -> events.Event:
         framer = self._framer
@@ -332,6 +337,11 @@ class ImapEngine:
     def _read_tag(self, frame: bytes) -> None:
         tag = grammar.TAG.match(frame)
         self._tag = tag[1].decode("ascii") if tag else ""
+
+    def _answer(self, fault: BadSyntax) -> events.Reply:
+        if isinstance(fault, UnknownCharset):
+            return events.Reply(encode.tagged(self._tag, "NO", str(fault), _CHARSETS_CODE), bad=False)
+        return self._bad(str(fault))
 
     def _bad(self, text: str, code: str = "") -> events.Reply:
         return events.Reply(encode.tagged(self._tag or "*", "BAD", text, code), bad=True)

@@ -11,7 +11,8 @@ everything made of it; counts that cost more than their octets have caps of thei
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeVar
 
 from wd_trio.errors import Invalid
 from wd_trio.mail import mutf7
@@ -26,10 +27,15 @@ MAX_KEYWORDS: Final = 100  # in one command
 MAX_KEYWORD_BYTES: Final = 255
 
 _INBOX: Final = "INBOX"
+_Item = TypeVar("_Item")
 
 
 class BadSyntax(Invalid):
     """The command is not what the grammar allows; the message is a fixed text that the client may read."""
+
+
+class UnknownCharset(BadSyntax):
+    """SEARCH named a charset that nobody here can read: NO [BADCHARSET] (RFC 3501 §6.4.4), no BAD."""
 
 
 class LiteralAwaited(Exception):
@@ -53,6 +59,13 @@ class Cursor:
         """Whether `octet` comes next."""
         return self.data.startswith(octet, self.pos)
 
+    def took(self, text: bytes) -> bool:
+        """Take `text`, given in capitals and sent in any case, if it comes next; whether it did."""
+        if self.data[self.pos : self.pos + len(text)].upper() != text:
+            return False
+        self.pos += len(text)
+        return True
+
     def match(self, pattern: re.Pattern[bytes], complaint: str) -> re.Match[bytes]:
         """Take what `pattern` matches here."""
         match = pattern.match(self.data, self.pos)
@@ -69,8 +82,12 @@ class Cursor:
 
     def end(self) -> None:
         """Nothing may follow; trailing spaces are forgiven."""
-        if self.pos < len(self.data) and self.data[self.pos :].strip(b" "):
+        if not self.at_end():
             raise BadSyntax("Unexpected arguments")
+
+    def at_end(self) -> bool:
+        """Whether nothing but spaces follows."""
+        return grammar.END.match(self.data, self.pos) is not None
 
     def open_list(self) -> None:
         """Take an opening parenthesis."""
@@ -88,8 +105,25 @@ class Cursor:
         self._depth -= 1
         self.pos += 1
 
+    def listed(self, take: Callable[[], _Item], *, empty: bool = False) -> list[_Item]:
+        """What `take` takes between parentheses, once and again behind each space; none at all if `empty`."""
+        self.open_list()
+        if empty and self.at(b")"):
+            self.close_list()
+            return []
+        items = [take()]
+        while not self.at(b")"):
+            self.space()
+            items.append(take())
+        self.close_list()
+        return items
+
     def atom(self, complaint: str = "Expected an atom") -> bytes:
         return self.match(grammar.ATOM, complaint)[0]
+
+    def word(self, complaint: str) -> str:
+        """An atom that names something, in capitals."""
+        return self.atom(complaint).decode("ascii").upper()
 
     def number64(self) -> int:
         """A number of at most 2^63 - 1."""
@@ -136,19 +170,27 @@ class Cursor:
             raise BadSyntax("NUL in a literal")
         return octets
 
-    def message_literal(self) -> int:
-        """The size of the literal that carries a message: announced, not sent yet, and last in the frame."""
-        if self.at(b"~"):
-            raise BadSyntax("Binary literals are not supported")
+    def message_literal(self) -> tuple[int, bool]:
+        """The size of the literal that carries a message: announced, not sent yet, and last in the frame; and
+        whether it is a literal8 (`~{n}`, RFC 3516), which may hold NULs."""
+        binary = self.took(b"~")
         match = grammar.LITERAL.match(self.data, self.pos)
         if match is None or self.pending is None or match.end() != len(self.data):
             raise BadSyntax("Expected the literal of a message")
         self.pos = match.end()
-        return self.pending
+        return self.pending, binary
 
-    def sequence_set(self) -> SequenceSet:
+    def date(self) -> int:
+        """A date, perhaps in quotes, as its ordinal."""
+        text = self.string() if self.at(b'"') else self.atom("Invalid date")
+        try:
+            return grammar.parse_date(text)
+        except Invalid:
+            raise BadSyntax("Invalid date") from None
+
+    def sequence_set(self, complaint: str = "Invalid message set") -> SequenceSet:
         """A sequence-set; BadSyntax also for 0, for numbers beyond 32 bits and too many items."""
-        items = self.match(grammar.SEQUENCE_SET, "Invalid message set")[0].split(b",")
+        items = self.match(grammar.SEQUENCE_SET, complaint)[0].split(b",")
         if len(items) > MAX_SEQUENCE_ITEMS:
             raise BadSyntax("Message set has too many items")
         return SequenceSet(tuple([_range(item) for item in items]))

@@ -1,4 +1,5 @@
-"""The parsers of all commands but FETCH: each takes a cursor behind the command's word, and gives its value.
+"""The parsers of commands of every state, and of those on messages but FETCH and SEARCH: each takes a cursor behind
+the command's word, and gives its value.
 
 A parser takes its arguments to the end of the frame; anything left is an error. None of them looks at states
 or names: the table in states.py does.
@@ -17,8 +18,8 @@ from wd_trio.secret import Secret
 MAX_ID_FIELDS: Final = 30  # RFC 2971 §3.3 sets these three
 MAX_ID_KEY_BYTES: Final = 30
 MAX_ID_VALUE_BYTES: Final = 1024
+MAX_ENABLED: Final = 100  # names in one ENABLE
 
-_STATUS_ITEMS: Final = frozenset({"MESSAGES", "RECENT", "UIDNEXT", "UIDVALIDITY", "UNSEEN"})
 _STORE_ITEMS: Final = {
     "FLAGS": ("set", False),
     "FLAGS.SILENT": ("set", True),
@@ -44,11 +45,6 @@ def parse_logout(cursor: Cursor) -> commands.Logout:
     return commands.Logout()
 
 
-def parse_namespace(cursor: Cursor) -> commands.Namespace:
-    cursor.end()
-    return commands.Namespace()
-
-
 def parse_unselect(cursor: Cursor) -> commands.Unselect:
     cursor.end()
     return commands.Unselect()
@@ -57,6 +53,23 @@ def parse_unselect(cursor: Cursor) -> commands.Unselect:
 def parse_close(cursor: Cursor) -> commands.Close:
     cursor.end()
     return commands.Close()
+
+
+def parse_check(cursor: Cursor) -> commands.Check:
+    cursor.end()
+    return commands.Check()
+
+
+def parse_enable(cursor: Cursor) -> commands.Enable:
+    """RFC 5161 §4."""
+    cursor.space()
+    names = [cursor.word("Expected a capability")]
+    while not cursor.at_end():
+        cursor.space()
+        names.append(cursor.word("Expected a capability"))
+        if len(names) > MAX_ENABLED:
+            raise BadSyntax("Too many capabilities")
+    return commands.Enable(tuple(dict.fromkeys(names)))
 
 
 def parse_idle(cursor: Cursor) -> commands.Idle:
@@ -116,37 +129,6 @@ def parse_authenticate(cursor: Cursor) -> commands.Authenticate:
         raise BadSyntax("Invalid initial response") from None
 
 
-def parse_list(cursor: Cursor) -> commands.List:
-    cursor.space()
-    reference = cursor.mailbox()
-    cursor.space()
-    pattern = cursor.list_mailbox()
-    cursor.end()
-    return commands.List(reference, (pattern,))
-
-
-def parse_status(cursor: Cursor) -> commands.Status:
-    cursor.space()
-    mailbox = cursor.mailbox()
-    cursor.space()
-    cursor.open_list()
-    items = [_status_item(cursor)]
-    while not cursor.at(b")"):
-        cursor.space()
-        items.append(_status_item(cursor))
-    cursor.close_list()
-    cursor.end()
-    return commands.Status(mailbox, tuple(dict.fromkeys(items)))
-
-
-def parse_select(cursor: Cursor) -> commands.Select:
-    return commands.Select(_only_mailbox(cursor), read_only=False)
-
-
-def parse_examine(cursor: Cursor) -> commands.Select:
-    return commands.Select(_only_mailbox(cursor), read_only=True)
-
-
 def parse_store(cursor: Cursor) -> commands.Store:
     return _store(cursor, uid=False)
 
@@ -168,8 +150,28 @@ def parse_uid_expunge(cursor: Cursor) -> commands.Expunge:
     return commands.Expunge(messages)
 
 
+def parse_copy(cursor: Cursor) -> commands.Copy:
+    return _copy(cursor, uid=False, move=False)
+
+
+def parse_uid_copy(cursor: Cursor) -> commands.Copy:
+    return _copy(cursor, uid=True, move=False)
+
+
+def parse_move(cursor: Cursor) -> commands.Copy:
+    """RFC 6851 §3.1."""
+    return _copy(cursor, uid=False, move=True)
+
+
+def parse_uid_move(cursor: Cursor) -> commands.Copy:
+    return _copy(cursor, uid=True, move=True)
+
+
 def parse_append(cursor: Cursor) -> commands.Append:
-    """APPEND up to the announcement of its message (RFC 3501 §6.3.11)."""
+    """APPEND up to the announcement of its message (RFC 3501 §6.3.11, RFC 3516 §4.4, RFC 6855 §4).
+
+    What the engine finds behind the message is `append_tail`.
+    """
     cursor.space()
     mailbox = cursor.mailbox()
     cursor.space()
@@ -185,35 +187,53 @@ def parse_append(cursor: Cursor) -> commands.Append:
         except Invalid:
             raise BadSyntax("Invalid date-time") from None
         cursor.space()
-    return commands.Append(mailbox, flags, keywords, internal_date, cursor.message_literal())
+    utf8 = cursor.took(b"UTF8 (")
+    if utf8 and not cursor.utf8:
+        raise BadSyntax("Enable UTF8=ACCEPT first")
+    size, binary = cursor.message_literal()
+    if utf8 and not binary:
+        raise BadSyntax("Expected a literal8")
+    return commands.Append(mailbox, flags, keywords, internal_date, size, utf8, binary)
+
+
+def append_tail(command: commands.Append) -> bytes:
+    """What must stand between an APPEND's message and the end of its line."""
+    return b")" if command.utf8 else b""
+
+
+def _copy(cursor: Cursor, *, uid: bool, move: bool) -> commands.Copy:
+    cursor.space()
+    messages = cursor.sequence_set()
+    cursor.space()
+    mailbox = cursor.mailbox()
+    cursor.end()
+    return commands.Copy(uid, messages, mailbox, move)
 
 
 def _store(cursor: Cursor, *, uid: bool) -> commands.Store:
     cursor.space()
     messages = cursor.sequence_set()
     cursor.space()
-    word = cursor.atom("Expected a STORE item").decode("ascii").upper()
+    unchanged_since = None
+    if cursor.at(b"("):
+        unchanged_since = cursor.listed(lambda: _store_modifier(cursor))[-1]
+        cursor.space()
+    word = cursor.word("Expected a STORE item")
     if word not in _STORE_ITEMS:
         raise BadSyntax("Unknown STORE item")
     mode, silent = _STORE_ITEMS[word]
     cursor.space()
     flags, keywords = cursor.flag_list() if cursor.at(b"(") else cursor.bare_flags()
     cursor.end()
-    return commands.Store(uid, messages, mode, silent, flags, keywords)
+    return commands.Store(uid, messages, mode, silent, flags, keywords, unchanged_since)
 
 
-def _only_mailbox(cursor: Cursor) -> str:
+def _store_modifier(cursor: Cursor) -> int:
+    """UNCHANGEDSINCE (RFC 7162 §3.1.3); 0 is valid, and holds back every message."""
+    if cursor.word("Expected a STORE modifier") != "UNCHANGEDSINCE":
+        raise BadSyntax("Unknown STORE modifier")
     cursor.space()
-    mailbox = cursor.mailbox()
-    cursor.end()
-    return mailbox
-
-
-def _status_item(cursor: Cursor) -> str:
-    item = cursor.atom("Expected a STATUS item").decode("ascii").upper()
-    if item not in _STATUS_ITEMS:
-        raise BadSyntax("Unknown STATUS item")
-    return item
+    return cursor.number64()
 
 
 def _lenient(octets: bytes) -> str:

@@ -1,4 +1,4 @@
-"""FETCH's data items (RFC 3501 §6.4.5): words, macros and BODY sections.
+"""FETCH's data items (RFC 3501 §6.4.5, RFC 3516, RFC 7162): words, macros, BODY and BINARY sections.
 
 Words are data: a later extension adds a name to _PLAIN, nothing more. A section is kept apart and carries the
 name that its response item will have, written once here: `BODY[HEADER.FIELDS (To "X Y")]`. Each distinct
@@ -13,7 +13,7 @@ from wd_trio.proto.imap import grammar
 from wd_trio.proto.imap.commands import Fetch, FetchBody, Section
 from wd_trio.proto.imap.parse import BadSyntax, Cursor
 
-MAX_BODIES: Final = 256  # sections in one FETCH
+MAX_BODIES: Final = 256  # sections in one FETCH, sizes of decoded parts among them
 MAX_PART_DEPTH: Final = 100  # numbers in a section's part
 MAX_FIELDS: Final = 1000  # names in one HEADER.FIELDS
 
@@ -23,9 +23,10 @@ _MACROS: Final = {
     "FULL": ("FLAGS", "INTERNALDATE", "RFC822.SIZE", "ENVELOPE", "BODY"),
 }
 _PLAIN: Final = frozenset(
-    {"FLAGS", "UID", "INTERNALDATE", "RFC822.SIZE", "ENVELOPE", "BODY", "BODYSTRUCTURE"},
+    {"FLAGS", "UID", "INTERNALDATE", "RFC822.SIZE", "ENVELOPE", "BODY", "BODYSTRUCTURE", "MODSEQ"},
 )
 _SECTIONS: Final = {"BODY": False, "BODY.PEEK": True}  # word before "[" → peek
+_BINARIES: Final = {"BINARY": False, "BINARY.PEEK": True}
 _WHOLE: Final = {
     "RFC822": FetchBody("RFC822", Section(), False),
     "RFC822.HEADER": FetchBody("RFC822.HEADER", Section(text="HEADER"), True),
@@ -37,11 +38,12 @@ _SECTION_TEXTS: Final = frozenset({"HEADER", "HEADER.FIELDS", "HEADER.FIELDS.NOT
 class _Items:
     """Items in the client's order, each once."""
 
-    __slots__ = ("bodies", "plain")
+    __slots__ = ("binary_sizes", "bodies", "plain")
 
     def __init__(self) -> None:
         self.plain: dict[str, None] = {}
         self.bodies: dict[tuple[str, tuple[int, int] | None], FetchBody] = {}
+        self.binary_sizes: dict[str, None] = {}
 
     def add_body(self, body: FetchBody) -> None:
         key = (body.name, body.partial)
@@ -49,7 +51,14 @@ class _Items:
         # One response item answers both spellings, and marks \Seen when either asked for it.
         if known is None or not body.peek:
             self.bodies[key] = body
-        if len(self.bodies) > MAX_BODIES:
+        self._cap()
+
+    def add_binary_size(self, part: str) -> None:
+        self.binary_sizes[part] = None
+        self._cap()
+
+    def _cap(self) -> None:
+        if len(self.bodies) + len(self.binary_sizes) > MAX_BODIES:
             raise BadSyntax("Too many body sections")
 
 
@@ -71,16 +80,25 @@ def _fetch(cursor: Cursor, *, uid: bool) -> Fetch:
     if uid:
         items.plain["UID"] = None
     if cursor.at(b"("):
-        cursor.open_list()
-        _item(cursor, items)
-        while not cursor.at(b")"):
-            cursor.space()
-            _item(cursor, items)
-        cursor.close_list()
+        cursor.listed(lambda: _item(cursor, items))
     else:
         _macro_or_item(cursor, items)
+    changed_since = None
+    if cursor.at(b" ("):
+        cursor.space()
+        changed_since = cursor.listed(lambda: _modifier(cursor))[-1]
+        items.plain["MODSEQ"] = None
     cursor.end()
-    return Fetch(uid, messages, tuple(items.plain), tuple(items.bodies.values()))
+    bodies, sizes = tuple(items.bodies.values()), tuple(items.binary_sizes)
+    return Fetch(uid, messages, tuple(items.plain), bodies, sizes, changed_since)
+
+
+def _modifier(cursor: Cursor) -> int:
+    """CHANGEDSINCE (RFC 7162 §3.1.4.1); 0, which no modseq can be, asks for all."""
+    if cursor.word("Expected a FETCH modifier") != "CHANGEDSINCE":
+        raise BadSyntax("Unknown FETCH modifier")
+    cursor.space()
+    return cursor.number64()
 
 
 def _macro_or_item(cursor: Cursor, items: _Items) -> None:
@@ -97,6 +115,12 @@ def _item(cursor: Cursor, items: _Items) -> None:
     word = cursor.match(grammar.FETCH_WORD, "Expected a FETCH item")[0].decode("ascii").upper()
     if cursor.at(b"[") and word in _SECTIONS:
         items.add_body(_body(cursor, peek=_SECTIONS[word]))
+    elif cursor.at(b"[") and word in _BINARIES:
+        part = _binary_part(cursor)
+        partial = _partial(cursor) if cursor.at(b"<") else None
+        items.add_body(FetchBody(f"BINARY[{part}]", Section(part), _BINARIES[word], partial, binary=True))
+    elif cursor.at(b"[") and word == "BINARY.SIZE":
+        items.add_binary_size(_binary_part(cursor))
     elif word in _PLAIN:
         items.plain[word] = None
     elif word in _WHOLE:
@@ -108,22 +132,16 @@ def _item(cursor: Cursor, items: _Items) -> None:
 def _body(cursor: Cursor, *, peek: bool) -> FetchBody:
     cursor.pos += 1
     section = _section(cursor)
-    if not cursor.at(b"]"):
+    if not cursor.took(b"]"):
         raise BadSyntax("Invalid body section")
-    cursor.pos += 1
     return FetchBody(section_name(section), section, peek, _partial(cursor) if cursor.at(b"<") else None)
 
 
 def _section(cursor: Cursor) -> Section:
-    part = ""
-    match = grammar.SECTION_PART.match(cursor.data, cursor.pos)
-    if match is not None:
-        part = match[0].decode("ascii")
-        if part.count(".") >= MAX_PART_DEPTH:
-            raise BadSyntax("Body section is nested too deeply")
-        cursor.pos = match.end()
-        if not cursor.at(b"."):
-            return Section(part)
+    part = _part(cursor)
+    if part and not cursor.at(b"."):
+        return Section(part)
+    if part:
         cursor.pos += 1
     elif cursor.at(b"]"):
         return Section()
@@ -133,14 +151,30 @@ def _section(cursor: Cursor) -> Section:
     return Section(part, text, _fields(cursor) if text.startswith("HEADER.") else ())
 
 
+def _part(cursor: Cursor) -> str:
+    """A section's part, "" when none comes next."""
+    match = grammar.SECTION_PART.match(cursor.data, cursor.pos)
+    if match is None:
+        return ""
+    part = match[0].decode("ascii")
+    if part.count(".") >= MAX_PART_DEPTH:
+        raise BadSyntax("Body section is nested too deeply")
+    cursor.pos = match.end()
+    return part
+
+
+def _binary_part(cursor: Cursor) -> str:
+    """RFC 3516 §7 section-binary: a part alone, "" for the whole message."""
+    cursor.pos += 1
+    part = _part(cursor)
+    if not cursor.took(b"]"):
+        raise BadSyntax("Invalid body section")
+    return part
+
+
 def _fields(cursor: Cursor) -> tuple[str, ...]:
     cursor.space()
-    cursor.open_list()
-    fields = [_field(cursor)]
-    while not cursor.at(b")"):
-        cursor.space()
-        fields.append(_field(cursor))
-    cursor.close_list()
+    fields = cursor.listed(lambda: _field(cursor))
     if len(fields) > MAX_FIELDS:
         raise BadSyntax("Too many header fields")
     return tuple(fields)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 
 from wd_trio.proto.imap.machine import EngineOptions
+from wd_trio.servers.access import may_log_in
 from wd_trio.servers.driver import Peer
 from wd_trio.service.auth import Auth
 from wd_trio.service.changes import ChangeHub
@@ -39,8 +40,5 @@ class ImapOptions:
     trusted_networks: tuple[IPv4Network | IPv6Network, ...] = ()
 
     def may_log_in(self, peer: Peer) -> bool:
-        """Whether passwords may be sent over this connection: on TLS, or from a trusted network."""
-        if peer.secure or peer.ip == "unix":
-            return True
-        address = ip_address(peer.ip)
-        return any(address in network for network in self.trusted_networks)
+        """Whether passwords may be sent over this connection."""
+        return may_log_in(peer, self.trusted_networks)

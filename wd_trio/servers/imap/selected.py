@@ -25,7 +25,6 @@ class Selected:
         mailbox = opened.mailbox
         modseq = mailbox.highest_modseq
         self.read_only = read_only
-        self.path = mailbox.path
         self.view = View(Told(mailbox.uid_validity, mailbox.uid_next, modseq, modseq), uids)
         self.subscription: Subscription = hub.subscribe(mailbox.id, on_change, known_modseq=modseq)
         self.place = Place(mailbox.user_id, mailbox.id, self.subscription)
@@ -46,14 +45,16 @@ class Selected:
             return
         hints, ask = self.subscription.take()
         for hint in hints:
-            if hint.modseq > self.view.known and not (hint.changes and self.view.absorb(hint.changes)):
+            if not hint.modseq:
+                ask = True  # it was emptied, renamed or deleted: only the store can say
+            elif hint.modseq > self.view.known and not (hint.changes and self.view.absorb(hint.changes)):
                 ask = True
         if ask:
             async for changes in messages.changes_since(self.place.mailbox_id, self.view.known):
                 self.view.absorb(changes)
 
-    def tell(self, *, may_expunge: bool) -> Iterator[bytes]:
-        """The untagged lines for what is still untold."""
+    def tell(self, *, may_expunge: bool, modseq: bool) -> Iterator[bytes]:
+        """The untagged lines for what is still untold, modseqs of flags where the client follows them."""
         if not self.view.news:
             return
         for update in self.view.tell(may_expunge=may_expunge):
@@ -63,13 +64,18 @@ class Selected:
                 yield encode.exists(update.count)
             else:
                 yield from self.new_keywords((update.row,))
-                yield self.flags_line(update.seq, update.row, uid=True)
+                yield self.flags_line(update.seq, update.row, uid=True, modseq=modseq)
 
     @staticmethod
-    def flags_line(seq: int, row: FlagRow, *, uid: bool) -> bytes:
-        """`* n FETCH (FLAGS (…))`, with the UID where the client asked by UID or did not ask at all."""
-        items = b"FLAGS " + encode.flags_list(row.flags, row.keywords)
-        return encode.fetch_line(seq, b"UID %d %s" % (row.uid, items) if uid else items)
+    def flags_line(seq: int, row: FlagRow, *, uid: bool, modseq: bool, flags: bool = True) -> bytes:
+        """`* n FETCH (UID … FLAGS (…) MODSEQ (…))`, of which UID where the client asked by uid or did not ask at
+        all, MODSEQ where it follows them."""
+        items = [b"UID %d" % row.uid] if uid else []
+        if flags:
+            items.append(b"FLAGS " + encode.flags_list(row.flags, row.keywords))
+        if modseq:
+            items.append(encode.modseq(row.modseq))
+        return encode.fetch_line(seq, b" ".join(items))
 
     def new_keywords(self, rows: tuple[FlagRow, ...]) -> Iterator[bytes]:
         """A fresh FLAGS response where rows hold keywords that the client has not been told of."""

@@ -9,6 +9,7 @@ needs: the login is in the store, the view is four integers.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import astuple
 from time import perf_counter
 from typing import Any, Final, TypeAlias
 
@@ -27,12 +28,13 @@ from wd_trio.proto.imap.events import (
     Reply,
 )
 from wd_trio.proto.imap.machine import ImapEngine, State
-from wd_trio.servers.driver import Connection, ConnectionOver, Draining, IdleTooLong, PeerLost
+from wd_trio.servers.driver import Connection, ConnectionOver, Draining, IdleTooLong, Kicked, PeerLost
 from wd_trio.servers.imap import errors as wire
 from wd_trio.servers.imap.handlers import HANDLERS, append
 from wd_trio.servers.imap.options import PROTOCOL, ImapOptions, ImapServices
 from wd_trio.servers.imap.selected import Selected
 from wd_trio.service.auth import Login
+from wd_trio.service.sessions import Session
 
 log = structlog.get_logger()
 
@@ -41,14 +43,28 @@ EVENTS_BETWEEN_CHECKPOINTS: Final = 32  # one read may hold thousands of command
 
 CAPABILITIES: Final = (
     "IMAP4rev1",
-    "LITERAL+",
+    "LITERAL+",  # which includes LITERAL-; RFC 7888 §5 forbids to offer both
     "SASL-IR",
     "ID",
     "IDLE",
     "NAMESPACE",
+    "ENABLE",
     "UNSELECT",
     "UIDPLUS",
+    "MOVE",
+    "CHILDREN",
     "SPECIAL-USE",
+    "CREATE-SPECIAL-USE",
+    "LIST-EXTENDED",
+    "LIST-STATUS",
+    "CONDSTORE",
+    "ESEARCH",
+    "WITHIN",
+    "BINARY",
+    "UTF8=ACCEPT",
+    "STATUS=SIZE",
+    "QUOTA",
+    "QUOTA=RES-STORAGE",
 )
 
 CommandHandler: TypeAlias = Callable[["ImapSession", str, Any], Awaitable[None]]
@@ -71,10 +87,27 @@ class ImapSession:
         self.engine = ImapEngine(options.engine)
         self.login: Login | None = None
         self.selected: Selected | None = None
+        self.record: Session | None = None
+        """The session's document; there from log-in to the end."""
+        self.user_agent = ""
         self.failed_logins = 0
+        self.condstore = False
         self._bad_commands = 0
         self._out: list[bytes] = []
         self._out_bytes = 0
+
+    @property
+    def user_id(self) -> str:
+        """Of the user who logged in; the state table lets no command ask before."""
+        assert self.login is not None
+        return self.login.user_id
+
+    def enable_condstore(self) -> None:
+        """The client follows modseqs from now on; it is told the mailbox's, once (RFC 7162 §3.1)."""
+        if not self.condstore:
+            self.condstore = True
+            if self.selected is not None:
+                self.write(encode.ok("Highest", f"HIGHESTMODSEQ {self.selected.view.known}"))
 
     # Output
 
@@ -106,11 +139,12 @@ class ImapSession:
 
     def capabilities(self) -> tuple[str, ...]:
         """What is offered in the present state."""
+        offered = (*CAPABILITIES, f"APPENDLIMIT={self.options.engine.max_message_bytes}")
         if self.login is not None:
-            return CAPABILITIES
+            return offered
         if self.options.may_log_in(self.connection.peer):
-            return (*CAPABILITIES, "AUTH=PLAIN")
-        return (*CAPABILITIES, "LOGINDISABLED")
+            return (*offered, "AUTH=PLAIN")
+        return (*offered, "LOGINDISABLED")
 
     # Input
 
@@ -149,6 +183,8 @@ class ImapSession:
                 await trio.lowlevel.checkpoint()
         except Draining as over:
             return await self._bye(over.reason, "UNAVAILABLE", "Server is going down, connect again")
+        except Kicked as over:
+            return await self._bye(over.reason, "", "Session ended by the administrator")
         except IdleTooLong as over:
             return await self._bye(over.reason, "", "Disconnected for inactivity")
         except MailboxLost as over:
@@ -192,6 +228,7 @@ class ImapSession:
                 error=str(error),
             )
             self.no(tag, text, code)
+        self.note()
         await self.flush_if_full()
         observe(name, perf_counter() - begun)
 
@@ -214,7 +251,7 @@ class ImapSession:
             await self.selected.refresh(self.services.messages)
         except (NotFound, Outdated) as error:
             raise MailboxLost from error
-        for line in self.selected.tell(may_expunge=may_expunge):
+        for line in self.selected.tell(may_expunge=may_expunge, modseq=self.condstore):
             self.write(line)
             await self.flush_if_full()
 
@@ -224,12 +261,26 @@ class ImapSession:
             self.selected = None
             self.engine.unselected()
 
+    def note(self, *, idle: str | None = None) -> None:
+        """Remember for the session's document where the connection stands; `idle` is the tag of an IDLE."""
+        if self.record is None:
+            return
+        selected = self.selected
+        enabled = [
+            name for name, on in (("CONDSTORE", self.condstore), ("UTF8=ACCEPT", self.engine.utf8)) if on
+        ]
+        state: dict[str, Any] = {"enabled": enabled, "idle": idle, "readOnly": None, "view": None}
+        if selected is not None:
+            state["readOnly"] = selected.read_only
+            state["view"] = list(astuple(selected.view.told))
+        self.record.note(selected=selected.place.mailbox_id if selected is not None else "", state=state)
+
     async def close(self) -> None:
         """Give back what the connection holds; also on the way out of a cancelled one."""
         if self.selected is not None:
             self.selected.close()
-        if self.login is not None:
-            await self.services.sessions.end(self.login.user_id, PROTOCOL, self.connection.peer.id)
+        if self.record is not None:
+            await self.services.sessions.end(self.record)
 
 
 _durations: dict[str, Any] = {}

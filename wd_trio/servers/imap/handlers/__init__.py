@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from wd_trio.proto.imap import commands as c
-from wd_trio.servers.imap.handlers import access, append, fetch, idle, mailbox, store
+from wd_trio.servers.imap.handlers import access, append, copy, fetch, idle, listing, mailbox, search, store
 
 HANDLERS: Final[dict[type, Callable[[Any, str, Any], Awaitable[None]]]] = {
     c.Capability: access.handle_capability,
@@ -19,7 +19,19 @@ HANDLERS: Final[dict[type, Callable[[Any, str, Any], Awaitable[None]]]] = {
     c.Id: access.handle_id,
     c.Login: access.handle_login,
     c.Authenticate: access.handle_authenticate,
-    c.List: mailbox.handle_list,
+    c.Enable: access.handle_enable,
+    c.List: listing.handle_list,
+    c.Lsub: listing.handle_lsub,
+    c.Create: mailbox.handle_create,
+    c.Delete: mailbox.handle_delete,
+    c.Rename: mailbox.handle_rename,
+    c.Subscribe: mailbox.handle_subscribe,
+    c.GetQuota: mailbox.handle_get_quota,
+    c.GetQuotaRoot: mailbox.handle_get_quota_root,
+    c.SetQuota: mailbox.handle_set_quota,
+    c.Check: mailbox.handle_check,
+    c.Search: search.handle_search,
+    c.Copy: copy.handle_copy,
     c.Namespace: mailbox.handle_namespace,
     c.Status: mailbox.handle_status,
     c.Select: mailbox.handle_select,

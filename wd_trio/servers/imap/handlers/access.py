@@ -33,7 +33,11 @@ async def handle_logout(session: ImapSession, tag: str, _command: c.Logout) -> N
     session.engine.logged_out()
 
 
-async def handle_id(session: ImapSession, tag: str, _command: c.Id) -> None:
+async def handle_id(session: ImapSession, tag: str, command: c.Id) -> None:
+    about = {key.lower(): value for key, value in command.fields if value}
+    session.user_agent = " ".join(about[key] for key in ("name", "version") if key in about)
+    if session.record is not None:
+        session.record.note(user_agent=session.user_agent)
     session.write(encode.id_line([("name", "wd-trio"), ("version", session.options.version)]))
     session.ok(tag, "ID completed")
 
@@ -92,7 +96,31 @@ async def _log_in(session: ImapSession, tag: str, username: str, password: Secre
             session.write(encode.bye("Too many wrong passwords"))
             session.engine.logged_out()
         return
-    await session.services.sessions.begin(login.user_id, PROTOCOL, peer.id)
     session.login = login
+    try:
+        session.record = await session.services.sessions.begin(
+            login,
+            protocol=PROTOCOL,
+            peer=peer,
+            kick=session.connection.kick,
+            capabilities=session.capabilities(),
+            user_agent=session.user_agent,
+        )
+    except BaseException:
+        session.login = None
+        raise
     session.engine.authenticated()
     session.ok(tag, "Logged in", "CAPABILITY " + " ".join(session.capabilities()))
+
+
+async def handle_enable(session: ImapSession, tag: str, command: c.Enable) -> None:
+    """RFC 5161: what is known is enabled and named; the rest is passed over."""
+    enabled: list[str] = []
+    if "CONDSTORE" in command.names:
+        session.enable_condstore()
+        enabled.append("CONDSTORE")
+    if "UTF8=ACCEPT" in command.names:
+        session.engine.utf8 = True
+        enabled.append("UTF8=ACCEPT")
+    session.write(encode.enabled(enabled))
+    session.ok(tag, "ENABLE completed")

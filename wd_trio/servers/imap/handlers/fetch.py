@@ -8,20 +8,23 @@ before its lines, so that each line already says so.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from wd_trio.errors import WdError
+from wd_trio.errors import Invalid, Outdated, WdError
 from wd_trio.mail.headers import select_fields
 from wd_trio.mail.model import SEEN, Columns, FlagChange, MessageRow
-from wd_trio.mail.numset import UidSet
+from wd_trio.mail.numset import EMPTY, UidSet
 from wd_trio.mail.parts import PartTable
 from wd_trio.mail.rope import Rope
 from wd_trio.proto.imap import commands as c
 from wd_trio.proto.imap import encode
 from wd_trio.servers.driver import ConnectionOver
+from wd_trio.servers.imap.handlers.binary import decode_parts
 from wd_trio.servers.imap.handlers.store import chosen, take_own
 from wd_trio.servers.imap.selected import Selected
+from wd_trio.service.spool import Spool
 
 if TYPE_CHECKING:
     from wd_trio.servers.imap.session import ImapSession
@@ -36,12 +39,14 @@ _PLAIN: Final[dict[str, tuple[Columns, Encoder]]] = {
     "ENVELOPE": (Columns.ENVELOPE, lambda row: b"ENVELOPE " + (row.envelope or b"")),
     "BODYSTRUCTURE": (Columns.STRUCTURE, lambda row: b"BODYSTRUCTURE " + (row.bodystructure or b"")),
     "BODY": (Columns.STRUCTURE, lambda row: b"BODY " + (row.body or b"")),
+    "MODSEQ": (Columns.NONE, lambda row: encode.modseq(row.modseq)),
 }
 _UTF8: Final[dict[str, Encoder]] = {
     "ENVELOPE": lambda row: b"ENVELOPE " + (row.envelope_utf8 or row.envelope or b""),
     "BODYSTRUCTURE": lambda row: b"BODYSTRUCTURE " + (row.bodystructure_utf8 or row.bodystructure or b""),
 }
 _FLAGS: Final = _PLAIN["FLAGS"][1]
+OUTPUT_BYTES: Final = 64 << 10
 HEADER_FIELDS: Final = ("HEADER.FIELDS", "HEADER.FIELDS.NOT")
 
 
@@ -52,8 +57,16 @@ class Plan:
     columns: Columns
     encoders: tuple[Encoder, ...]
     bodies: tuple[c.FetchBody, ...]
+    binary_sizes: tuple[str, ...]
+    decoded: frozenset[str]  # the parts whose transfer encoding is undone
     tells_flags: bool
+    tells_modseq: bool
     marks_seen: bool
+
+    @property
+    def sections(self) -> bool:
+        """Whether lines carry more than plain items."""
+        return bool(self.bodies or self.binary_sizes)
 
 
 def plan(command: c.Fetch, *, read_only: bool, utf8: bool) -> Plan:
@@ -66,11 +79,17 @@ def plan(command: c.Fetch, *, read_only: bool, utf8: bool) -> Plan:
         encoders.append(_UTF8.get(item, encoder) if utf8 else encoder)
     for body in command.bodies:
         columns |= _columns_of(body.section)
+    decoded = {body.section.part for body in command.bodies if body.binary} | set(command.binary_sizes)
+    if decoded:
+        columns |= Columns.ROPE | Columns.PARTS
     return Plan(
         columns,
         tuple(encoders),
         command.bodies,
+        command.binary_sizes,
+        frozenset(decoded),
         "FLAGS" in command.items,
+        "MODSEQ" in command.items,
         not read_only and any(not body.peek for body in command.bodies),
     )
 
@@ -90,17 +109,40 @@ async def handle_fetch(session: ImapSession, tag: str, command: c.Fetch) -> None
         return
     selected, uids = found
     wanted = plan(command, read_only=selected.read_only, utf8=session.engine.utf8)
-    told = 0
+    if wanted.tells_modseq or command.changed_since is not None:
+        session.enable_condstore()
+    if command.changed_since is not None:
+        uids &= await _changed(session, selected, command.changed_since)
+    told, undecodable = 0, False
     async for rows in session.services.messages.pages(selected.place.mailbox_id, uids, wanted.columns):
-        marked = await _mark_seen(session, selected, rows) if wanted.marks_seen else frozenset()
-        for row in rows:
-            await _send_row(session, selected, wanted, row, tell_flags=row.uid in marked)
         told += len(rows)
+        since = command.changed_since or 0
+        chosen_rows = [row for row in rows if row.modseq > since] if since else rows
+        marked = await _mark_seen(session, selected, chosen_rows) if wanted.marks_seen else frozenset()
+        for row in chosen_rows:
+            try:
+                await _send_row(session, selected, wanted, row, tell_flags=row.uid in marked)
+            except Invalid:
+                undecodable = True
     await session.sync(may_expunge=command.uid)
-    if told < len(uids) and not command.uid:
+    if undecodable:
+        session.no(tag, "Some parts have an unknown transfer encoding", "UNKNOWN-CTE")
+    elif told < len(uids) and not command.uid and command.changed_since is None:
         session.no(tag, "Some of the messages are gone", "EXPUNGEISSUED")
     else:
         session.ok(tag, "FETCH completed")
+
+
+async def _changed(session: ImapSession, selected: Selected, since: int) -> UidSet:
+    """The uids changed after `since`; all that the client knows when the store cannot say (the caller looks at
+    each row's modseq as well)."""
+    changed = EMPTY
+    try:
+        async for changes in session.services.messages.changes_since(selected.place.mailbox_id, since):
+            changed |= UidSet.of(row.uid for row in changes.rows)
+    except Outdated:
+        return selected.view.uids
+    return changed
 
 
 async def _mark_seen(session: ImapSession, selected: Selected, rows: list[MessageRow]) -> frozenset[int]:
@@ -116,7 +158,8 @@ async def _mark_seen(session: ImapSession, selected: Selected, rows: list[Messag
         after = {flag_row.uid: flag_row for flag_row in stored.rows}
         for row in rows:
             if row.uid in after:
-                row.flags, row.keywords = after[row.uid].flags, after[row.uid].keywords
+                now = after[row.uid]
+                row.flags, row.keywords, row.modseq = now.flags, now.keywords, now.modseq
         marked.update(after)
     return frozenset(marked)
 
@@ -124,28 +167,54 @@ async def _mark_seen(session: ImapSession, selected: Selected, rows: list[Messag
 async def _send_row(
     session: ImapSession, selected: Selected, wanted: Plan, row: MessageRow, *, tell_flags: bool
 ) -> None:
+    """One message's line. Invalid, before anything is written, when a part cannot be decoded."""
     items = [encoder(row) for encoder in wanted.encoders]
     if tell_flags and not wanted.tells_flags:
         items.append(_FLAGS(row))
+    if session.condstore and not wanted.tells_modseq and (tell_flags or wanted.tells_flags):
+        items.append(encode.modseq(row.modseq))
     seq = selected.view.seq(row.uid)
-    if not wanted.bodies:
+    if not wanted.sections:
         session.write(encode.fetch_line(seq, b" ".join(items)))
         await session.flush_if_full()
         return
-    session.write(b"* %d FETCH (%s" % (seq, b" ".join(items)))
-    separator = b" " if items else b""
     rope = Rope.decode(row.rope) if row.rope is not None else None
     table = PartTable.decode(row.parts) if row.parts is not None else None
-    try:
-        for body in wanted.bodies:
-            session.write(separator + encode.body_name(body) + b" ")
-            await _send_section(session, row, rope, table, body)
-            separator = b" "
-    except WdError as error:
-        # The line has begun: anything but ending the connection would make the client misread what follows.
-        raise ConnectionOver("engine failed within a reply") from error
+    with ExitStack() as spools:
+        decoded: dict[str, Spool] = {}
+        if wanted.decoded and rope is not None and table is not None:
+            decoded = await decode_parts(session, row, rope, table, wanted.decoded, spools)
+        for part in wanted.binary_sizes:
+            items.append(encode.binary_size(part, decoded[part].size if part in decoded else 0))
+        session.write(b"* %d FETCH (%b" % (seq, b" ".join(items)))
+        separator = b" " if items else b""
+        try:
+            for body in wanted.bodies:
+                session.write(separator + encode.body_name(body) + b" ")
+                if body.binary:
+                    await _send_decoded(session, decoded.get(body.section.part), body)
+                else:
+                    await _send_section(session, row, rope, table, body)
+                separator = b" "
+        except WdError as error:
+            # The line has begun: anything but ending the connection would make the client misread what follows.
+            raise ConnectionOver("engine failed within a reply") from error
     session.write(b")\r\n")
     await session.flush_if_full()
+
+
+async def _send_decoded(session: ImapSession, spool: Spool | None, body: c.FetchBody) -> None:
+    """A part without its transfer encoding; a literal8 where NULs are in it (RFC 3516 §4.2)."""
+    if spool is None:
+        session.write(b"NIL")
+        return
+    data = await spool.buffer()
+    start, stop = _cut(0, spool.size, body.partial)
+    has_nul = data.find(b"\0", start, stop) >= 0
+    session.write((encode.literal8_head if has_nul else encode.literal_head)(stop - start))
+    for at in range(start, stop, OUTPUT_BYTES):
+        session.write(data[at : min(at + OUTPUT_BYTES, stop)])
+        await session.flush_if_full()
 
 
 async def _send_section(

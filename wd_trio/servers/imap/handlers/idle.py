@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 async def handle_idle(session: ImapSession, tag: str, _command: c.Idle) -> None:
     session.write(session.engine.begin_idle())
+    session.note(idle=tag)
     ends_at = trio.current_time() + session.options.idle_timeout_s
     while True:
         await session.sync(may_expunge=True)
@@ -33,7 +34,8 @@ async def handle_idle(session: ImapSession, tag: str, _command: c.Idle) -> None:
             continue
         match event:
             case None:
-                continue
+                await session.sync(may_expunge=True)
+                session.note(idle=tag)
             case IdleDone():
                 await session.sync(may_expunge=True)
                 session.ok(tag, "IDLE completed")

@@ -1,4 +1,4 @@
-"""LIST, NAMESPACE, STATUS, SELECT, EXAMINE, UNSELECT and CLOSE (RFC 3501 §6.3 and §6.4, RFC 2342, 3691, 6154).
+"""SELECT, EXAMINE, UNSELECT, CLOSE, STATUS and what changes mailboxes (RFC 3501 §6.3, RFC 2342, 3691, 6154, 7162).
 
 \\Recent is not kept: it would cost a write per SELECT, RFC 9051 dropped it, and no client in use needs it. RECENT
 is always 0 (docs/protocols.md tells this departure).
@@ -6,15 +6,16 @@ is always 0 (docs/protocols.md tells this departure).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from wd_trio.errors import NotFound
-from wd_trio.mail.model import SEPARATOR, Mailbox
-from wd_trio.mail.pattern import matches
+from wd_trio.errors import Conflict, Invalid, NotFound
+from wd_trio.mail.model import Mailbox
 from wd_trio.proto.imap import commands as c
 from wd_trio.proto.imap import encode
+from wd_trio.servers.imap.handlers.store import expunge
 from wd_trio.servers.imap.selected import Selected
+from wd_trio.service.mailboxes import SPECIAL_USES
 
 if TYPE_CHECKING:
     from wd_trio.servers.imap.session import ImapSession
@@ -25,42 +26,23 @@ STATUS_VALUES: Final[dict[str, Callable[[Mailbox], int]]] = {
     "UIDNEXT": lambda mailbox: mailbox.uid_next,
     "UIDVALIDITY": lambda mailbox: mailbox.uid_validity,
     "UNSEEN": lambda mailbox: mailbox.unseen,
+    "DELETED": lambda mailbox: mailbox.deleted,
+    "SIZE": lambda mailbox: mailbox.size_bytes,
+    "HIGHESTMODSEQ": lambda mailbox: mailbox.highest_modseq,
 }
+APPENDLIMIT: Final = "APPENDLIMIT"
 
 
-def _user(session: ImapSession) -> str:
-    assert session.login is not None  # the state table lets no such command through before log-in
-    return session.login.user_id
+def status_values(session: ImapSession, mailbox: Mailbox, items: tuple[str, ...]) -> list[tuple[str, int]]:
+    """The values of STATUS items (RFC 3501 §6.3.10, RFC 7162, 7889, 8438); `items` are known ones."""
+    if "HIGHESTMODSEQ" in items:
+        session.enable_condstore()
+    limit = session.options.engine.max_message_bytes
+    return [(item, limit if item == APPENDLIMIT else STATUS_VALUES[item](mailbox)) for item in items]
 
 
-async def handle_list(session: ImapSession, tag: str, command: c.List) -> None:
-    if command.patterns == ("",):
-        session.write(encode.list_line("", ["\\Noselect"], SEPARATOR, utf8=session.engine.utf8))
-        session.ok(tag, "LIST completed")
-        return
-    for name, attributes in _listing(await session.services.mailboxes.list(_user(session))):
-        if any(matches(command.reference + pattern, name) for pattern in command.patterns):
-            session.write(encode.list_line(name, attributes, SEPARATOR, utf8=session.engine.utf8))
-            await session.flush_if_full()
-    session.ok(tag, "LIST completed")
-
-
-def _listing(mailboxes: Sequence[Mailbox]) -> list[tuple[str, list[str]]]:
-    """Names with their attributes, and \\Noselect parents where only a child exists."""
-    parents: dict[str, None] = {}
-    for mailbox in mailboxes:
-        levels = mailbox.path.split(SEPARATOR)
-        for depth in range(1, len(levels)):
-            parents[SEPARATOR.join(levels[:depth])] = None
-    listing: list[tuple[str, list[str]]] = []
-    paths = {mailbox.path for mailbox in mailboxes}
-    for mailbox in mailboxes:
-        attributes = ["\\HasChildren" if mailbox.path in parents else "\\HasNoChildren"]
-        if mailbox.special_use:
-            attributes.append(mailbox.special_use)
-        listing.append((mailbox.path, attributes))
-    listing.extend((name, ["\\Noselect", "\\HasChildren"]) for name in parents if name not in paths)
-    return sorted(listing, key=lambda entry: (entry[0] != "INBOX", entry[0]))
+def unknown_status(items: tuple[str, ...]) -> bool:
+    return any(item not in STATUS_VALUES and item != APPENDLIMIT for item in items)
 
 
 async def handle_namespace(session: ImapSession, tag: str, _command: c.Namespace) -> None:
@@ -69,12 +51,11 @@ async def handle_namespace(session: ImapSession, tag: str, _command: c.Namespace
 
 
 async def handle_status(session: ImapSession, tag: str, command: c.Status) -> None:
-    unknown = [item for item in command.items if item not in STATUS_VALUES]
-    if unknown:
+    if unknown_status(command.items):
         session.bad(tag, "Unknown STATUS item")
         return
-    mailbox = await session.services.mailboxes.find(_user(session), command.mailbox)
-    values = [(item, STATUS_VALUES[item](mailbox)) for item in command.items]
+    mailbox = await session.services.mailboxes.find(session.user_id, command.mailbox)
+    values = status_values(session, mailbox, command.items)
     session.write(encode.status(command.mailbox, values, utf8=session.engine.utf8))
     await session.sync(may_expunge=True)
     session.ok(tag, "STATUS completed")
@@ -82,15 +63,17 @@ async def handle_status(session: ImapSession, tag: str, command: c.Status) -> No
 
 async def handle_select(session: ImapSession, tag: str, command: c.Select) -> None:
     session.unselect()
+    if command.condstore:
+        session.enable_condstore()
     try:
-        opened, uids = await session.services.mailboxes.open(_user(session), command.mailbox)
+        opened, uids = await session.services.mailboxes.open(session.user_id, command.mailbox)
     except NotFound:
         if command.mailbox != "INBOX":
             raise
         await session.services.mailboxes.list(
-            _user(session)
+            session.user_id
         )  # a user who never had mail: makes the default ones
-        opened, uids = await session.services.mailboxes.open(_user(session), command.mailbox)
+        opened, uids = await session.services.mailboxes.open(session.user_id, command.mailbox)
     selected = Selected(
         opened, uids, read_only=command.read_only, hub=session.services.hub, on_change=session.connection.wake
     )
@@ -106,6 +89,7 @@ async def handle_select(session: ImapSession, tag: str, command: c.Select) -> No
         session.write(encode.ok("First unseen", f"UNSEEN {selected.view.seq(opened.first_unseen_uid)}"))
     session.write(encode.ok("Uids are valid", f"UIDVALIDITY {opened.mailbox.uid_validity}"))
     session.write(encode.ok("Next uid", f"UIDNEXT {opened.mailbox.uid_next}"))
+    session.write(encode.ok("Highest", f"HIGHESTMODSEQ {opened.mailbox.highest_modseq}"))
     if command.read_only:
         session.ok(tag, "EXAMINE completed", "READ-ONLY")
     else:
@@ -121,6 +105,76 @@ async def handle_close(session: ImapSession, tag: str, _command: c.Close) -> Non
     selected = session.selected
     assert selected is not None  # the state table: only in the selected state
     if not selected.read_only:
-        await session.services.messages.expunge(selected.place)
+        await expunge(session, selected, selected.view.uids)
     session.unselect()
     session.ok(tag, "CLOSE completed")
+
+
+async def handle_check(session: ImapSession, tag: str, _command: c.Check) -> None:
+    await session.sync(may_expunge=True)  # everything acknowledged is on disk already
+    session.ok(tag, "CHECK completed")
+
+
+async def handle_create(session: ImapSession, tag: str, command: c.Create) -> None:
+    if len(command.special_use) > 1:
+        raise Invalid("one special use at most", what="special use")
+    use = _spelled(command.special_use[0]) if command.special_use else ""
+    try:
+        await session.services.mailboxes.create(session.user_id, command.mailbox, special_use=use)
+    except (Invalid, Conflict) as error:
+        if error.what != "special use":
+            raise
+        session.no(tag, "That special use cannot be given", "USEATTR")
+        return
+    session.ok(tag, "CREATE completed")
+
+
+def _spelled(use: str) -> str:
+    """A special use as RFC 6154 spells it; as it came where it is none of them."""
+    return next((known for known in SPECIAL_USES if known.lower() == use.lower()), use)
+
+
+async def handle_delete(session: ImapSession, tag: str, command: c.Delete) -> None:
+    await session.services.mailboxes.delete(session.user_id, command.mailbox)
+    session.ok(tag, "DELETE completed")
+
+
+async def handle_rename(session: ImapSession, tag: str, command: c.Rename) -> None:
+    await session.services.mailboxes.rename(session.user_id, command.source, command.target)
+    await session.sync(may_expunge=True)
+    session.ok(tag, "RENAME completed")
+
+
+async def handle_subscribe(session: ImapSession, tag: str, command: c.Subscribe) -> None:
+    await session.services.mailboxes.subscribe(
+        session.user_id, command.mailbox, subscribed=command.subscribed
+    )
+    session.ok(tag, "SUBSCRIBE completed" if command.subscribed else "UNSUBSCRIBE completed")
+
+
+async def handle_get_quota(session: ImapSession, tag: str, command: c.GetQuota) -> None:
+    if command.root:
+        session.no(tag, "No such quota root", "NONEXISTENT")
+        return
+    await _tell_quota(session)
+    session.ok(tag, "GETQUOTA completed")
+
+
+async def handle_get_quota_root(session: ImapSession, tag: str, command: c.GetQuotaRoot) -> None:
+    await session.services.mailboxes.find(session.user_id, command.mailbox)
+    session.write(encode.quotaroot(command.mailbox, [""], utf8=session.engine.utf8))
+    await _tell_quota(session)
+    session.ok(tag, "GETQUOTAROOT completed")
+
+
+async def handle_set_quota(session: ImapSession, tag: str, _command: c.SetQuota) -> None:
+    session.no(tag, "Quotas are set by the administrator", "NOPERM")
+
+
+async def _tell_quota(session: ImapSession) -> None:
+    """One root, named "": the user's room in units of 1024 octets (RFC 9208 §5.1); no resource when unlimited."""
+    assert session.login is not None  # the state table lets no such command through before log-in
+    limit = session.login.quota_bytes
+    usage = await session.services.mailboxes.usage(session.user_id)
+    resources = [] if limit is None else [("STORAGE", -(-usage.size_bytes // 1024), limit // 1024)]
+    session.write(encode.quota("", resources))

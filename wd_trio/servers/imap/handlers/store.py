@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wd_trio.errors import Invalid
-from wd_trio.mail.model import Changes, FlagChange, FlagsStored, Vanished
-from wd_trio.mail.numset import SequenceSet, UidSet
+from wd_trio.mail.model import Changes, Expunged, FlagChange, FlagsStored, Vanished
+from wd_trio.mail.numset import EMPTY, SequenceSet, UidSet
 from wd_trio.proto.imap import commands as c
 from wd_trio.servers.imap.selected import Selected
 
@@ -27,7 +27,7 @@ def chosen(
         return None
 
 
-def _writable(session: ImapSession, tag: str) -> bool:
+def writable(session: ImapSession, tag: str) -> bool:
     assert session.selected is not None  # the state table: only in the selected state
     if session.selected.read_only:
         session.no(tag, "The mailbox was opened read-only", "READ-ONLY")
@@ -36,22 +36,29 @@ def _writable(session: ImapSession, tag: str) -> bool:
 
 
 async def handle_store(session: ImapSession, tag: str, command: c.Store) -> None:
-    if not _writable(session, tag):
+    if not writable(session, tag):
         return
     found = chosen(session, tag, command.messages, uid=command.uid)
     if found is None:
         return
     selected, uids = found
     change = FlagChange(command.mode, command.flags, command.keywords)
-    missing = False
-    async for stored in session.services.messages.store_flags(selected.place, uids, change):
+    if command.unchanged_since is not None:
+        session.enable_condstore()
+    missing, failed = False, EMPTY
+    async for stored in session.services.messages.store_flags(
+        selected.place, uids, change, unchanged_since=command.unchanged_since
+    ):
         missing = missing or bool(stored.missing)
+        failed |= stored.failed
         take_own(selected, stored, told=not command.silent)
-        if not command.silent:
-            await _answer(session, selected, stored, uid=command.uid)
+        await _answer(session, selected, stored, command)
     await session.sync(may_expunge=command.uid)
     if missing and not command.uid:
         session.no(tag, "Some of the messages are gone", "EXPUNGEISSUED")
+    elif failed:
+        numbers = failed if command.uid else selected.view.seqs(failed)
+        session.ok(tag, "Some of the messages had changed", f"MODIFIED {numbers}")
     else:
         session.ok(tag, "STORE completed")
 
@@ -62,26 +69,47 @@ def take_own(selected: Selected, stored: FlagsStored, *, told: bool) -> None:
         selected.subscription.ask_store = True
 
 
-async def _answer(session: ImapSession, selected: Selected, stored: FlagsStored, *, uid: bool) -> None:
+async def _answer(session: ImapSession, selected: Selected, stored: FlagsStored, command: c.Store) -> None:
+    """The FETCH responses of a STORE. A silent one answers only with the new modseqs, where the client follows
+    them (RFC 7162 §3.1.3), and without flags."""
+    condstore = session.condstore
+    if command.silent and not condstore:
+        return
     for line in selected.new_keywords(stored.rows):
         session.write(line)
     for row in stored.rows:
-        session.write(selected.flags_line(selected.view.seq(row.uid), row, uid=uid))
+        if command.silent and row.modseq != stored.modseq:
+            continue
+        session.write(
+            selected.flags_line(
+                selected.view.seq(row.uid), row, uid=command.uid, modseq=condstore, flags=not command.silent
+            )
+        )
         await session.flush_if_full()
 
 
 async def handle_expunge(session: ImapSession, tag: str, command: c.Expunge) -> None:
-    if not _writable(session, tag):
+    if not writable(session, tag):
         return
-    assert session.selected is not None  # _writable has looked
+    assert session.selected is not None  # writable() has looked
     selected = session.selected
-    uids = None
+    uids = selected.view.uids
     if command.messages is not None:
         uids = selected.view.select(command.messages, uid=True)
-    gone = await session.services.messages.expunge(selected.place, uids)
+    await expunge(session, selected, uids)
+    await session.sync(may_expunge=True)
+    session.ok(tag, "EXPUNGE completed")
+
+
+async def expunge(session: ImapSession, selected: Selected, uids: UidSet) -> None:
+    """Remove what is marked \\Deleted among `uids` and let the view know; nothing is told yet."""
+    async for gone in session.services.messages.expunge(selected.place, uids):
+        take_own_expunge(selected, gone)
+
+
+def take_own_expunge(selected: Selected, gone: Expunged) -> None:
+    """Let the view know of messages that this session removed itself."""
     if gone.uids:
         changes = Changes(gone.previous_modseq, gone.modseq, 0, (), (Vanished(gone.modseq, gone.uids),))
         if not selected.view.absorb(changes):
             selected.subscription.ask_store = True
-    await session.sync(may_expunge=True)
-    session.ok(tag, "EXPUNGE completed")

@@ -1,0 +1,73 @@
+"""Golden transcripts of POP3: one file per subject, played against a real session over the real store.
+
+A line is one of
+    C: text      the client sends the text and CRLF          C| text   the text alone
+    S: text      the server's next line; <*> any text, <n> a number
+    LOGIN user   connect, read the greeting, log in
+    END          the server has closed                       LOST      the client's connection breaks
+    DELIVER user text    a delivery elsewhere; `\\n` in the text ends a line
+    EXPUNGE user uid     a message is expunged elsewhere
+C2, S2, LOGIN2, END2 and LOST2 speak of a second connection. Whatever the server says beyond the file is a failure.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from pop3_world import Pop3World, open_pop3_world
+
+HERE = Path(__file__).parent
+LINE = re.compile(r"(LOGIN|LOST|END|C|S)(2?)([:|]?) ?(.*)$")
+
+
+def transcripts() -> list[str]:
+    return sorted(path.stem for path in (HERE / "pop3").glob("*.txt"))
+
+
+def pattern(line: str) -> re.Pattern[str]:
+    return re.compile(re.escape(line).replace(re.escape("<*>"), ".*").replace(re.escape("<n>"), r"\d+"))
+
+
+async def play(world: Pop3World, text: str) -> None:
+    for number, line in enumerate(text.splitlines(), 1):
+        where = f"line {number}: {line}"
+        if not line or line.startswith("#"):
+            continue
+        word, _, rest = line.partition(" ")
+        if word == "DELIVER":
+            user, _, message = rest.partition(" ")
+            await world.deliver(user, raw=message.replace("\\n", "\r\n").encode())
+        elif word == "EXPUNGE":
+            user, uid = rest.split()
+            await world.expunge(user, int(uid))
+        else:
+            await one_line(world, line, where)
+    for client in world.clients:
+        assert client.buffered() == b"", "the server said more than the transcript"
+
+
+async def one_line(world: Pop3World, line: str, where: str) -> None:
+    matched = LINE.fullmatch(line)
+    assert matched, where
+    what, which, mark, rest = matched.groups()
+    client = world.client(int(which or 1))
+    if what == "C":
+        await client.send(rest.encode() + (b"" if mark == "|" else b"\r\n"))
+    elif what == "S":
+        heard = await client.read_line()
+        assert pattern(rest).fullmatch(heard), f"{where}\nheard: {heard}"
+    elif what == "END":
+        assert await client.read_line() == "", where
+        await world.lose(int(which or 1))
+    elif what == "LOST":
+        await world.lose(int(which or 1))
+    else:
+        await client.log_in(rest)
+
+
+@pytest.mark.parametrize("name", transcripts())
+async def test_transcript(name: str, tmp_path: Path) -> None:
+    async with open_pop3_world(tmp_path) as world:
+        await play(world, (HERE / "pop3" / f"{name}.txt").read_text())

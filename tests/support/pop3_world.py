@@ -1,0 +1,142 @@
+"""A world for POP3 tests: that of imap_world.py, with POP3 sessions on socket pairs instead of IMAP's."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from ipaddress import ip_network
+from pathlib import Path
+
+import trio
+from imap_world import Client, World, world_config
+
+from wd_trio.adapters.sqlite.bus import LocalBus
+from wd_trio.mail.model import DELETED, Columns, FlagChange, Mailbox
+from wd_trio.mail.numset import UidSet
+from wd_trio.ops.boot import Services, open_services
+from wd_trio.secret import Secret
+from wd_trio.servers.driver import DriverOptions, Peer
+from wd_trio.servers.listener import ConnectionHost
+from wd_trio.servers.pop3.options import Pop3Options, Pop3Services
+from wd_trio.servers.pop3.session import serve_pop3
+from wd_trio.service.messages import Place
+
+NETWORKS = (ip_network("127.0.0.0/8"),)
+OPTIONS = Pop3Options(hostname="mail.test", trusted_networks=NETWORKS)
+
+
+class Pop3Client(Client):
+    """The other end of one POP3 session."""
+
+    async def say(self, text: str) -> str:
+        """Send a command; the first line of its answer."""
+        await self.send(text.encode() + b"\r\n")
+        return await self.read_line()
+
+    async def body(self) -> bytes:
+        """A multi-line body up to its final dot, unstuffed."""
+        lines = []
+        while (line := await self.read_line()) != ".":
+            assert not self.closed, "the server closed within a body"
+            lines.append(line.removeprefix(".").encode("utf-8", "surrogateescape") + b"\r\n")
+        return b"".join(lines)
+
+    async def log_in(self, user: str) -> None:
+        assert (await self.read_line()).startswith("+OK")
+        await self.send(f"USER {user}\r\nPASS secret of {user}\r\n".encode())
+        assert [await self.read_line(), await self.read_line()] == ["+OK Now the password", "+OK Logged in"]
+
+
+class Pop3World(World):
+    """Users alice and bob, POP3 connections, and what happens to their mail elsewhere."""
+
+    def __init__(self, services: Services, host: ConnectionHost, ended: list[str]) -> None:
+        """`ended` gets the ids of the connections that are over."""
+        super().__init__(services, host)
+        self._ended = ended
+        self._by_number: dict[int, Pop3Client] = {}
+
+    def connect(self, ip: str = "127.0.0.1") -> Pop3Client:
+        ours, theirs = socket.socketpair()
+        client = Pop3Client(ours)
+        self.clients.append(client)
+        self.host.adopt(theirs, Peer(f"c{len(self.clients)}", "pop3", ip, 1))
+        return client
+
+    def client(self, number: int) -> Pop3Client:
+        """Connection `number`; made when it is first asked for, and again after it was lost."""
+        if number not in self._by_number:
+            self._by_number[number] = self.connect()
+        return self._by_number[number]
+
+    async def lose(self, number: int) -> None:
+        """Break a connection, and wait until its session is over."""
+        client = self._by_number.pop(number)
+        await client.aclose()
+        await self.wait_ended(client)
+
+    async def wait_ended(self, client: Pop3Client) -> None:
+        while f"c{self.clients.index(client) + 1}" not in self._ended:
+            await trio.lowlevel.checkpoint()
+
+    async def logged_in(self, user: str = "alice") -> Pop3Client:
+        client = self.connect()
+        await client.log_in(user)
+        return client
+
+    async def inbox(self, user: str = "alice") -> tuple[Mailbox, UidSet]:
+        owner = await self.services.users.by_username(user)
+        opened, uids = await self.services.mailboxes.open(owner.id, "INBOX")
+        return opened.mailbox, uids
+
+    async def flags(self, user: str = "alice") -> dict[int, int]:
+        """The flags of each message in INBOX, by uid."""
+        mailbox, uids = await self.inbox(user)
+        pages = [rows async for rows in self.services.messages.pages(mailbox.id, uids, Columns.NONE)]
+        return {row.uid: row.flags for rows in pages for row in rows}
+
+    async def expunge(self, user: str, *uids: int) -> None:
+        """Remove messages as a session elsewhere would."""
+        mailbox, _ = await self.inbox(user)
+        place, wanted = Place(mailbox.user_id, mailbox.id), UidSet.of(uids)
+        async for _ in self.services.messages.store_flags(place, wanted, FlagChange("add", DELETED)):
+            pass
+        async for gone in self.services.messages.expunge(place, wanted):
+            assert len(gone.uids) == len(uids)
+
+
+@asynccontextmanager
+async def open_pop3_world(
+    folder: Path, *, options: Pop3Options = OPTIONS, flush_s: float = 60.0
+) -> AsyncIterator[Pop3World]:
+    config = world_config("sqlite", folder)
+    async with open_services(config, bus=LocalBus(), server="test", worker="test/1") as services:
+        for user in ("alice", "bob"):
+            await services.users.create(user, Secret(f"secret of {user}"), address=f"{user}@example.org")
+        async with serving(services, options, flush_s) as world:
+            yield world
+
+
+@asynccontextmanager
+async def serving(
+    services: Services, options: Pop3Options = OPTIONS, flush_s: float = 60.0
+) -> AsyncIterator[Pop3World]:
+    """POP3 over services that are open."""
+    made = Pop3Services(auth=services.auth, sessions=services.sessions, maildrops=services.maildrops)
+    ended: list[str] = []
+    async with trio.open_nursery() as nursery:
+        host = ConnectionHost(
+            "pop3",
+            lambda connection: serve_pop3(connection, made, options),
+            nursery=nursery,
+            options=DriverOptions(flush_s=flush_s),
+            on_end=ended.append,
+        )
+        world = Pop3World(services, host, ended)
+        try:
+            yield world
+        finally:
+            for client in world.clients:
+                await client.aclose()
+            nursery.cancel_scope.cancel()

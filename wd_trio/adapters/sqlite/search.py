@@ -1,0 +1,226 @@
+"""SEARCH over one page of a mailbox, inside a read transaction of the caller's.
+
+What a key says of rows becomes SQL; what it says of text cannot, and stands there as "perhaps": true where more
+would be found, false under a NOT. A condition without perhaps is exact, and its rows are the answer. Otherwise
+the rows it lets through are asked one by one (mail/matching.py), until the page has read its fill of text. Keys
+that would make the SQL too deep, too long or slow are a perhaps too.
+
+A page is cut by living messages, not by numbers, so that 1:* over a sparse mailbox takes few pages. UNSEEN and
+DELETED walk their partial indexes where few messages are such. Columns are written "+m.flags", which keeps SQLite,
+that has no statistics here, on the walk chosen.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from itertools import count
+from typing import Final
+
+from wd_trio.adapters.sqlite import blobs as blobs_
+from wd_trio.adapters.sqlite import messages
+from wd_trio.adapters.sqlite.mailboxes import MailboxState
+from wd_trio.adapters.sqlite.rows import Picked, pick
+from wd_trio.mail.matching import Matcher, within
+from wd_trio.mail.model import DELETED, SEEN, Found
+from wd_trio.mail.numset import EMPTY, MAX_UID, UidSet
+from wd_trio.mail.search import (
+    Age,
+    All,
+    And,
+    Flag,
+    InternalDate,
+    Keyword,
+    ModSeq,
+    Not,
+    Or,
+    SearchKey,
+    Size,
+    Uids,
+)
+
+TEXT_BUDGET_BYTES: Final = 4 << 20
+_MAX_KEYS: Final = 300  # SQLite's own limit is an expression 1,000 deep
+_MAX_DEPTH: Final = 10  # … and a parser stack of 100
+_MAX_RANGES: Final = 8
+_FEW: Final = 4  # an index pays where it leads to at most one message in so many
+_INT64_MAX: Final = (1 << 63) - 1
+
+
+def page(
+    connection: sqlite3.Connection,
+    mailbox: MailboxState,
+    uids: UidSet,
+    key: SearchKey,
+    *,
+    now: int,
+    after: int,
+    limit: int,
+) -> Found:
+    """The first matches among `uids` above `after`: `limit` messages looked at, or `TEXT_BUDGET_BYTES` read."""
+    uids = _narrowed(uids.between(after + 1, MAX_UID), key)
+    if not uids:
+        return Found(EMPTY, 0, 0)
+    picked, goes_on = _walk(connection, mailbox.number, uids, key, limit)
+    condition = _Condition(now)
+    sql = f"{picked.condition} AND {condition.of(key, perhaps='1')}"
+    parameters = picked.parameters | condition.parameters
+    if condition.exact:
+        rows = connection.execute(f"SELECT m.uid, m.modseq FROM {picked.source} WHERE {sql}", parameters)
+        return _found(rows.fetchall(), goes_on)
+    return _ask_each(connection, Picked(picked.source, sql, parameters), Matcher(key, now=now), goes_on)
+
+
+def _found(rows: list[tuple[int, int]], after: int) -> Found:
+    return Found(UidSet.of(uid for uid, _ in rows), max((modseq for _, modseq in rows), default=0), after)
+
+
+def _ask_each(connection: sqlite3.Connection, picked: Picked, matcher: Matcher, goes_on: int) -> Found:
+    """The rows of `picked` that match; the page ends early where they have cost enough text."""
+    extra, joins, names = messages.selection(matcher.columns)
+    cursor = connection.execute(
+        f"SELECT {messages.BASE}{extra}, m.content FROM {picked.source}{joins} WHERE {picked.condition}",
+        picked.parameters,
+    )
+    spent = 0
+
+    def read(digest: bytes, start: int, stop: int) -> bytes:
+        nonlocal spent
+        spent += stop - start
+        return blobs_.read(connection, digest, start, stop)
+
+    found: list[tuple[int, int]] = []
+    for row, _, size in messages.rows_of(cursor, names):
+        spent += size
+        matches = matcher.row(row)
+        if matches is None:
+            matches = matcher.matches(row, read)
+        if matches:
+            found.append((row.uid, row.modseq))
+        if spent >= TEXT_BUDGET_BYTES:
+            goes_on = row.uid
+            break
+    cursor.close()
+    return _found(found, goes_on)
+
+
+# -- which messages to look at
+
+
+def _conjuncts(key: SearchKey) -> tuple[SearchKey, ...]:
+    return key.keys if isinstance(key, And) else (key,)
+
+
+def _narrowed(uids: UidSet, key: SearchKey) -> UidSet:
+    for part in _conjuncts(key):
+        if isinstance(part, Uids):
+            uids = uids & part.uids
+    return uids
+
+
+def _walk(
+    connection: sqlite3.Connection, number: int, uids: UidSet, key: SearchKey, limit: int
+) -> tuple[Picked, int]:
+    """The walk over the next `limit` messages among `uids`, and the uid at which it ends when it is not the last
+    (else 0)."""
+    rest = uids
+    if uids.range_count > 2 * limit:
+        # So many ranges hold about that many messages, and what is handed to SQLite stays small.
+        uids = uids.slice(0, 2 * limit)
+    source, predicate = _index(connection, number, key)
+    if len(uids) > limit:
+        picked = pick(number, uids)
+        last = connection.execute(
+            f"SELECT m.uid FROM {picked.source}{source} WHERE {picked.condition}{predicate} LIMIT 1 OFFSET :skipped",
+            picked.parameters | {"skipped": limit - 1},
+        ).fetchone()
+        if last is not None:
+            uids = uids.between(1, last[0])
+    picked = pick(number, uids)
+    whole = uids.last == rest.last
+    return (
+        Picked(picked.source + source, picked.condition + predicate, picked.parameters),
+        0 if whole else uids.last,
+    )
+
+
+def _index(connection: sqlite3.Connection, number: int, key: SearchKey) -> tuple[str, str]:
+    """The partial index to walk for a key, with the predicate that allows it; empty where none pays."""
+    parts = _conjuncts(key)
+    unseen, deleted, total = connection.execute(
+        "SELECT unseen, deleted, messages FROM mailboxes WHERE mailbox = ?", (number,)
+    ).fetchone()
+    if Flag(DELETED) in parts and deleted * _FEW <= total:
+        return " INDEXED BY messages_deleted", f" AND (m.flags & {DELETED}) <> 0"
+    if Not(Flag(SEEN)) in parts and unseen * _FEW <= total:
+        return " INDEXED BY messages_unseen", f" AND (m.flags & {SEEN}) = 0"
+    return "", ""
+
+
+# -- keys as SQL
+
+
+class _Condition:
+    """Makes SQL of a key. `exact` turns false once something was left to `perhaps`; values are in `parameters`."""
+
+    def __init__(self, now: int) -> None:
+        self.exact = True
+        self.parameters: dict[str, object] = {}
+        self._now = now
+        self._names = (f"k{number}" for number in count())
+        self._left = _MAX_KEYS
+
+    def of(self, key: SearchKey, *, perhaps: str, depth: int = 0) -> str:
+        """A condition in parentheses that holds for the key's messages; for others only where text must decide
+        (`perhaps` "1"). With "0" it is the other way: false for others, and where text must decide."""
+        self._left -= 1
+        if self._left < 0 or depth > _MAX_DEPTH:
+            return self._open(perhaps)
+        match key:
+            case All():
+                return "1"
+            case And(keys=keys) | Or(keys=keys):
+                conjunction = isinstance(key, And)
+                parts = [self.of(inner, perhaps=perhaps, depth=depth + 1) for inner in keys]
+                return f"({(' AND ' if conjunction else ' OR ').join(parts) or int(conjunction)})"
+            case Not(key=inner):
+                return f"(NOT {self.of(inner, perhaps='0' if perhaps == '1' else '1', depth=depth + 1)})"
+            case Flag(bit=bit):
+                return f"((+m.flags & {bit:d}) <> 0)"
+        return self._of_value(key) or self._open(perhaps)
+
+    def _open(self, perhaps: str) -> str:
+        self.exact = False
+        return perhaps
+
+    def _of_value(self, key: SearchKey) -> str:
+        """The condition of a key that compares a column; "" for one that SQL cannot decide."""
+        match key:
+            case Uids(uids=uids) if uids.range_count <= _MAX_RANGES:
+                between = [self._range("+m.uid", first, last + 1) for first, last in uids.ranges()]
+                return f"({' OR '.join(between) or '0'})"
+            case Keyword(word=word) if word.isascii() and word.split() == [word]:
+                return f"(instr(' ' || lower(m.keywords) || ' ', {self._value(f' {word.lower()} ')}) > 0)"
+            case InternalDate(first=first, last=last):
+                return self._range("m.internal_date", first, last)
+            case Age():
+                return self._of_value(within(key, self._now))
+            case Size(larger=larger, smaller=smaller):
+                return self._range("m.size", None if larger is None else larger + 1, smaller)
+            case ModSeq(least=least):
+                return self._range("+m.modseq", least, None)
+        return ""
+
+    def _range(self, column: str, first: int | None, last: int | None) -> str:
+        """first <= column < last."""
+        parts = [] if first is None else [f"{column} >= {self._value(first)}"]
+        if last is not None:
+            parts.append(f"{column} < {self._value(last)}")
+        return f"({' AND '.join(parts) or '1'})"
+
+    def _value(self, value: int | str) -> str:
+        """A parameter; integers that SQLite cannot hold become the nearest it can, which no message reaches."""
+        if isinstance(value, int):
+            value = max(min(value, _INT64_MAX), -_INT64_MAX)
+        name = next(self._names)
+        self.parameters[name] = value
+        return f":{name}"

@@ -1,0 +1,222 @@
+"""The maildrop: INBOX as one POP3 session sees it, locked, numbered and frozen from log-in to QUIT (RFC 1939 §4).
+
+- One session of a user at a time: the lock is a claim in the volatile engine that this worker holds, so it ends with
+  the session or with the worker, never by a clock.
+- Numbers are places in a snapshot of uids and sizes. What arrives later is not seen, what is expunged elsewhere keeps
+  its number and has no bytes any more. Uids are never given twice, so a snapshot cannot come to mean other mail.
+- `state` is what another worker needs to go on: the view's four integers (mail/view.py) and the marks, as uid
+  ranges: a uid between two neighbours is no living message's, so a run of numbers is one range. The session writes
+  it to its record, once for many marks, before it tells of them; what could not be written is taken back.
+- `apply` is QUIT: marked messages get \\Deleted and are expunged, exactly these, some at a time; then those that were
+  retrieved get \\Seen in one write. Retrieving alone writes nothing, and a session without QUIT changes nothing.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from typing import Final
+
+import structlog
+import trio
+
+from wd_trio.errors import Conflict, Unavailable, WdError
+from wd_trio.mail.model import DELETED, SEEN, Columns, FlagChange, Mailbox, MessageRow
+from wd_trio.mail.numset import EMPTY, UidSet
+from wd_trio.mail.rope import Rope
+from wd_trio.ports.documents import Json
+from wd_trio.ports.gateway import Gateway
+from wd_trio.ports.limits import Limits
+from wd_trio.service.mailboxes import Mailboxes
+from wd_trio.service.messages import Messages, Place
+from wd_trio.service.steps import Steps
+
+log = structlog.get_logger()
+
+INBOX: Final = "INBOX"
+RELEASE_S: Final = 6.0
+UPDATE_ROWS: Final = 1000
+
+
+class Maildrop:
+    """A locked snapshot. Numbers count from 1, as in the protocol."""
+
+    def __init__(self, mailbox: Mailbox, uids: UidSet, sizes: array[int], messages: Messages) -> None:
+        """`sizes` are those of `uids`, in octets and in order."""
+        self._place = Place(mailbox.user_id, mailbox.id)
+        self._mailbox = mailbox
+        self._uids = uids
+        self._sizes = sizes
+        self._messages = messages
+        self._marks = EMPTY  # of numbers
+        self._saved = EMPTY
+        self._fresh: set[int] = set()  # marked since `_marks` was last made
+        self._retrieved: set[int] = set()  # uids that lack \Seen
+        self._octets = sum(sizes)
+        self.stat = (0, 0)
+        self._count()
+
+    def __len__(self) -> int:
+        """How many numbers there are, marked ones included."""
+        return len(self._sizes)
+
+    def _count(self) -> None:
+        marked = [self._sizes[number - 1] for number in (*self._marks, *self._fresh)]
+        self.stat = (len(self) - len(marked), self._octets - sum(marked))
+
+    # What there is
+
+    def is_number(self, number: int) -> bool:
+        """Whether the snapshot has a message of that number."""
+        return 1 <= number <= len(self)
+
+    def is_marked(self, number: int) -> bool:
+        return number in self._fresh or number in self._marks
+
+    def unmarked(self) -> Iterator[int]:
+        """The numbers of the messages that are not marked, in order."""
+        return (number for number in range(1, len(self) + 1) if not self.is_marked(number))
+
+    def size(self, number: int) -> int:
+        """Octets as stored, whether the message is still there or not."""
+        return self._sizes[number - 1]
+
+    def unique_id(self, number: int) -> str:
+        """UIDL's: `<uidvalidity>.<uid>`, the same for this message in every session (RFC 1939 §7)."""
+        return f"{self._mailbox.uid_validity}.{self._uids.at(number - 1)}"
+
+    # The messages
+
+    async def fetch(self, number: int, columns: Columns) -> MessageRow | None:
+        """The row of a message; None when it was expunged elsewhere."""
+        uid = self._uids.at(number - 1)
+        rows = await anext(self._messages.pages(self._place.mailbox_id, UidSet.of((uid,)), columns), None)
+        return rows[0] if rows else None
+
+    def stream(self, row: MessageRow, start: int, stop: int) -> Steps[bytes]:
+        """The bytes start … stop - 1 of a message fetched with Columns.ROPE, in pieces, in constant memory."""
+        return self._messages.stream(row, Rope.decode(row.rope or b""), start, stop)
+
+    def retrieved(self, row: MessageRow) -> None:
+        """The client has the whole message: `apply` will set \\Seen."""
+        if not row.flags & SEEN:
+            self._retrieved.add(row.uid)
+
+    # The marks
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether marks were made or cleared since `saved` was last called."""
+        return bool(self._fresh) or self._marks is not self._saved
+
+    @property
+    def state(self) -> Json:
+        """What the session's record in the store is to hold."""
+        self._fold()
+        mailbox = self._mailbox
+        view = [mailbox.uid_validity, mailbox.uid_next, mailbox.highest_modseq, mailbox.highest_modseq]
+        return {"view": view, "marks": ",".join(f"{a}:{b}" for a, b in self._marked_spans())}
+
+    def saved(self) -> None:
+        """The record holds `state`."""
+        self._saved = self._marks
+
+    def mark(self, number: int) -> None:
+        """Mark a message that is not marked yet to be deleted."""
+        self._fresh.add(number)
+        count, octets = self.stat
+        self.stat = (count - 1, octets - self.size(number))
+
+    def clear_marks(self) -> None:
+        self._fresh.clear()
+        self._marks = EMPTY
+        self._count()
+
+    def take_back(self) -> None:
+        """Forget what was marked or cleared since `saved` was last called."""
+        self._fresh.clear()
+        self._marks = self._saved
+        self._count()
+
+    def _fold(self) -> None:
+        if self._fresh:
+            self._marks |= UidSet.of(sorted(self._fresh))
+            self._fresh.clear()
+
+    def _marked_spans(self) -> Iterator[tuple[int, int]]:
+        """The uids of each run of marked numbers, first and last."""
+        return ((self._uids.at(first - 1), self._uids.at(last - 1)) for first, last in self._marks.ranges())
+
+    # The end
+
+    async def apply(self) -> None:
+        """Remove the marked messages, durably when it returns; then set \\Seen on those that were retrieved, which
+        is tried once. After WdError some may be removed and others not; no mark is left either way."""
+        self._fold()
+        doomed = self._uids & UidSet(self._marked_spans())
+        seen = UidSet.of(sorted(self._retrieved)) - doomed
+        self._retrieved.clear()
+        self._marks = self._saved = EMPTY
+        self._count()
+        for some in doomed.pages(UPDATE_ROWS):
+            async for _ in self._messages.store_flags(self._place, some, FlagChange("add", DELETED)):
+                pass
+            async for _ in self._messages.expunge(self._place, some):
+                pass
+        try:
+            async for _ in self._messages.store_flags(self._place, seen, FlagChange("add", SEEN)):
+                pass
+        except WdError as error:  # QUIT promised the removal, and that is done
+            log.warning("retrieved messages not marked as seen", count=len(seen), error=str(error))
+
+
+class Maildrops:
+    """Opens maildrops and gives their locks back."""
+
+    def __init__(
+        self, *, gateway: Gateway, limits: Limits, mailboxes: Mailboxes, messages: Messages, owner: str
+    ) -> None:
+        """`owner` names this worker (`<server>/<slot>`)."""
+        self._gateway = gateway
+        self._limits = limits
+        self._mailboxes = mailboxes
+        self._messages = messages
+        self._owner = owner
+
+    async def open(self, user_id: str, holder: str) -> Maildrop:
+        """Lock a user's INBOX for `holder`, a connection, and take the snapshot. Give it back with `close`.
+        Conflict (what="maildrop") while another session has it."""
+        try:
+            locked = await self._gateway.run(
+                self._limits.claim, _key(user_id), holder, owner=self._owner, most=1
+            )
+            if locked:
+                return await self._snapshot(user_id)
+        except BaseException:
+            await self.close(user_id, holder)
+            raise
+        raise Conflict("another session has the maildrop", what="maildrop")
+
+    async def _snapshot(self, user_id: str) -> Maildrop:
+        opened, uids = await self._mailboxes.open(user_id, INBOX)
+        sizes = array("Q")
+        found = array("Q")
+        async for rows in self._messages.pages(opened.mailbox.id, uids, Columns.NONE):
+            sizes.extend(row.size for row in rows)
+            found.extend(row.uid for row in rows)
+        if len(found) < len(uids):  # some were expunged since: nobody has been told of them
+            uids = UidSet.of(found)
+        return Maildrop(opened.mailbox, uids, sizes, self._messages)
+
+    async def close(self, user_id: str, holder: str) -> None:
+        """Give the lock back, also on the way out of a cancelled connection (bounded). An engine that is down is
+        logged only: the claim then ends with this worker. Closing twice is no fault."""
+        with trio.move_on_after(RELEASE_S, shield=True):
+            try:
+                await self._gateway.run(self._limits.release, _key(user_id), holder)
+            except Unavailable as error:
+                log.warning("maildrop not given back", connection=holder, error=str(error))
+
+
+def _key(user_id: str) -> str:
+    return f"maildrop:{user_id}"
