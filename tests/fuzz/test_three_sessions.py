@@ -196,8 +196,8 @@ class ThreeSessions(RuleBasedStateMachine):
             if "\\Deleted" in self.model[uid]:
                 del self.model[uid]
 
-    @rule(number=one_session, data=st.data(), target=st.sampled_from(["Trash", "INBOX"]), move=st.booleans())
-    def copy(self, number: int, data: st.DataObject, target: str, move: bool) -> None:
+    @rule(number=one_session, data=st.data(), mailbox=st.sampled_from(["Trash", "INBOX"]), move=st.booleans())
+    def copy(self, number: int, data: st.DataObject, mailbox: str, move: bool) -> None:
         if self.idling[number]:
             return
         chosen = self.known(data, number)
@@ -206,10 +206,10 @@ class ThreeSessions(RuleBasedStateMachine):
         living = self.living(number, chosen)
         which = ",".join(str(self.believers[number].uids[at - 1]) for at in chosen)
         word = "UID MOVE" if move else "UID COPY"
-        tagged, _ = self.command(number, f"{word} {which} {target}", word)
+        tagged, _ = self.command(number, f"{word} {which} {mailbox}", word)
         assert tagged.startswith("OK")
         for uid in sorted(living):
-            if target == "INBOX":
+            if mailbox == "INBOX":
                 self.model[self.next_uid] = self.model[uid]
                 self.next_uid += 1
             if move:

@@ -2,7 +2,8 @@
 
 greets: adopts, says `hello SLOT` to each connection and holds it until a drain. refuses: takes no batch.
 dies-second: slot 1 greets, any other takes its first batch and ends without a word. deaf: is ready and then answers
-nothing. cannot: says that it cannot start; cannot-again: only the first one of a slot can.
+nothing. buries: tells its connections of dead workers, too. cannot: says that it cannot start; cannot-again: only
+the first one of a server can.
 """
 
 from __future__ import annotations
@@ -41,6 +42,10 @@ async def main(mode: str, control: int) -> int:
                 await channel.send(messages.Samples(request, sample, True))
             case messages.Drain():
                 return 0
+            case messages.Died(owner=owner):
+                await channel.send(messages.Buried(owner))
+                for sock in held if mode == "buries" else ():
+                    sock.send(b"buried %s\n" % owner.encode())
             case messages.Adopt(batch=batch):
                 if mode.startswith("dies"):
                     os._exit(7)
@@ -51,7 +56,8 @@ async def main(mode: str, control: int) -> int:
                 await channel.send(messages.Adopted(batch))
                 for descriptor in received.descriptors:
                     held.append(socket.socket(fileno=descriptor))
-                    held[-1].send(b"hello %d\n" % boot.slot)
+                    dead = " ".join(boot.dead) if mode == "buries" else ""
+                    held[-1].send(b"hello %d%s\n" % (boot.slot, dead.encode()))
 
 
 if __name__ == "__main__":

@@ -111,6 +111,13 @@ async def test_a_hint_reaches_all_others_and_not_its_publisher(buses: Buses) -> 
     assert await receive(one, 1) == [PLAIN]
 
 
+async def test_the_supervisors_own_hints_reach_everybody(buses: Buses) -> None:
+    one, two = [await buses.join() for _ in range(2)]
+    buses.hub.publish(PLAIN)
+    assert await receive(one, 1) == [PLAIN]
+    assert await receive(two, 1) == [PLAIN]
+
+
 async def test_a_burst_arrives_in_order(buses: Buses) -> None:
     one, two = [await buses.join() for _ in range(2)]
     hints = [numbered(number) for number in range(wire.QUEUE_HINTS)]

@@ -109,6 +109,30 @@ async def test_a_dead_worker_is_replaced_and_its_counters_live_on() -> None:
         assert await stream.receive_some(100) == b"hello 1\n"
 
 
+async def test_what_a_dead_worker_held_is_ended_by_a_living_one() -> None:
+    async with house("buries", count=2) as at:
+        assert await at.workers.wait_settled() == ""
+        streams = at.come(), at.come()
+        for stream in streams:
+            assert (await stream.receive_some(100)).startswith(b"hello")
+        victim = at.workers._children()[0]
+        os.kill(victim.pid, signal.SIGKILL)
+        heard = {await stream.receive_some(100) for stream in streams}
+        assert heard == {b"", b"buried %s\n" % victim.boot.owner.encode()}
+        await at.wait(lambda: not at.workers._unburied)
+
+
+async def test_where_none_lives_the_next_worker_ends_it_before_it_is_ready() -> None:
+    async with house("buries") as at:
+        assert await at.workers.wait_settled() == ""
+        (pid,) = at.pids()
+        os.kill(pid, signal.SIGKILL)
+        await at.wait(lambda: at.pids() and at.pids() != [pid])
+        stream = at.come()
+        assert await stream.receive_some(100) == b"hello 1server/1.1\n"
+        assert not at.workers._unburied
+
+
 async def test_a_worker_that_hangs_is_killed() -> None:
     async with house("deaf", silence_s=0.2) as at:
         assert await at.workers.wait_settled() == ""
@@ -137,6 +161,8 @@ async def test_a_roll_replaces_every_worker_under_another_owner() -> None:
         assert await at.workers.roll(Config(), count=2) == []
         assert len(at.pids()) == 2
         assert not set(before) & set(at.pids())
+        owners = {child.boot.owner for child in at.workers._children() if child.state == "ready"}
+        assert owners == {"server/1.3", "server/2.4"}
         assert await old.receive_some(100) == b""
         assert await at.workers.roll(Config(), count=1) == []
         await at.wait(lambda: len(at.workers.status()) == 1)

@@ -9,7 +9,16 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from wd_trio.servers.driver import Connection, Draining, DriverOptions, IdleTooLong, Peer, PeerLost
+from wd_trio.servers.driver import (
+    KICK_GRACE_S,
+    Connection,
+    Draining,
+    DriverOptions,
+    IdleTooLong,
+    Kicked,
+    Peer,
+    PeerLost,
+)
 from wd_trio.servers.listener import ConnectionHost
 
 
@@ -114,6 +123,47 @@ async def test_drain_leaves_a_receive_that_reads_through_it(wire: Wire) -> None:
         await wait_all_tasks_blocked()
         wire.client.send(b"the rest")
     assert got == [b"the rest"]
+
+
+@pytest.mark.parametrize("through_drain", [False, True])
+async def test_a_kick_reaches_every_receive(wire: Wire, through_drain: bool) -> None:
+    heard: list[str] = []
+
+    async def read() -> None:
+        with pytest.raises(Kicked) as kicked:
+            await wire.connection.receive(timeout_s=60, through_drain=through_drain)
+        heard.append(kicked.value.reason)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        await wait_all_tasks_blocked()
+        wire.connection.kick("killed")
+        wire.connection.kick("again")
+    wire.client.send(b"more")
+    await read()
+    assert heard == ["killed", "killed"]
+    await wire.connection.send(b"bye")
+    assert wire.client.recv(10) == b"bye"
+
+
+async def test_a_kicked_connection_sends_for_a_moment_only(autojump_clock: MockClock) -> None:
+    wire = Wire(flush_s=3600)
+    async with trio.open_nursery() as nursery:
+
+        async def send() -> None:
+            with pytest.raises(PeerLost, match="killed"):
+                await wire.connection.send(b"x" * (1 << 24))
+
+        nursery.start_soon(send)
+        await wait_all_tasks_blocked()
+        began = trio.current_time()
+        wire.connection.kick("killed")
+    assert trio.current_time() - began <= KICK_GRACE_S
+    with pytest.raises(PeerLost, match="killed"):
+        await wire.connection.send(b"more")
+    wire.connection.end("over")
+    wire.connection.kick("too late")
+    wire.client.close()
 
 
 async def test_end_sends_fin_while_a_duplicate_lives(wire: Wire) -> None:

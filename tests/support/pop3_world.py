@@ -96,13 +96,18 @@ class Pop3World(World):
         pages = [rows async for rows in self.services.messages.pages(mailbox.id, uids, Columns.NONE)]
         return {row.uid: row.flags for rows in pages for row in rows}
 
+    async def mark_deleted(self, user: str, *uids: int) -> None:
+        """Set \\Deleted as a session elsewhere would."""
+        mailbox, _ = await self.inbox(user)
+        change = FlagChange("add", DELETED)
+        async for _ in self.services.messages.store_flags(Place(user, mailbox.id), UidSet.of(uids), change):
+            pass
+
     async def expunge(self, user: str, *uids: int) -> None:
         """Remove messages as a session elsewhere would."""
+        await self.mark_deleted(user, *uids)
         mailbox, _ = await self.inbox(user)
-        place, wanted = Place(mailbox.user_id, mailbox.id), UidSet.of(uids)
-        async for _ in self.services.messages.store_flags(place, wanted, FlagChange("add", DELETED)):
-            pass
-        async for gone in self.services.messages.expunge(place, wanted):
+        async for gone in self.services.messages.expunge(Place(user, mailbox.id), UidSet.of(uids)):
             assert len(gone.uids) == len(uids)
 
 

@@ -10,11 +10,13 @@ import time
 from typing import TYPE_CHECKING
 
 from wd_trio.errors import Invalid
+from wd_trio.mail.model import Columns
 from wd_trio.mail.numset import EMPTY, UidSet
 from wd_trio.mail.search import And, ModSeq, Not, Numbers, Or, SearchKey, Uids
 from wd_trio.mail.view import View
 from wd_trio.proto.imap import commands as c
 from wd_trio.proto.imap import encode
+from wd_trio.servers.imap.selected import Selected
 
 if TYPE_CHECKING:
     from wd_trio.servers.imap.session import ImapSession
@@ -64,6 +66,8 @@ async def handle_search(session: ImapSession, tag: str, command: c.Search) -> No
     async for page in session.services.messages.search(selected.place, selected.view.uids, key, now=now):
         found |= page.uids
         modseq = max(modseq, page.modseq)
+    if with_modseq and command.returns and not command.returns & {"ALL", "COUNT"}:
+        modseq = await _modseq_of_ends(session, selected, command.returns, found)
     numbers = found if command.uid else selected.view.seqs(found)
     if command.returns is None:
         session.write(encode.search(numbers, modseq=modseq if with_modseq and found else None))
@@ -71,6 +75,18 @@ async def handle_search(session: ImapSession, tag: str, command: c.Search) -> No
         session.write(_extended(tag, command, numbers, modseq if with_modseq else 0))
     await session.sync(may_expunge=command.uid)
     session.ok(tag, "SEARCH completed")
+
+
+async def _modseq_of_ends(
+    session: ImapSession, selected: Selected, wanted: frozenset[str], found: UidSet
+) -> int:
+    """Where only MIN or MAX are asked for, MODSEQ is theirs: the greater of both (RFC 4731 §3.2)."""
+    ends = {found.first for _ in wanted & {"MIN"}} | {found.last for _ in wanted & {"MAX"}}
+    modseq = 0
+    uids = UidSet.of(sorted(ends))
+    async for rows in session.services.messages.pages(selected.place.mailbox_id, uids, Columns.NONE):
+        modseq = max(modseq, *(row.modseq for row in rows), 0)
+    return modseq
 
 
 def _extended(tag: str, command: c.Search, numbers: UidSet, modseq: int) -> bytes:
