@@ -6,6 +6,7 @@ import http.server
 import io
 import json
 import logging
+import os
 import sqlite3
 import sys
 import threading
@@ -15,11 +16,14 @@ from pathlib import Path
 import pytest
 import structlog
 
+from wd_trio.adapters.sqlite.limits import open_state
+from wd_trio.adapters.sqlite.sessions import SqliteSessions
 from wd_trio.cli import main
 from wd_trio.cli.server import _demo_lines
 from wd_trio.cli.terminal import size_bytes, size_words
 from wd_trio.config_load import load, render_default
 from wd_trio.ops import admin
+from wd_trio.ports.sessions import SessionDocument
 
 Run = Callable[..., tuple[int, str, str]]
 NO_PROGRESS = lambda done, total: None  # noqa: E731  # a name for what backups may call
@@ -153,6 +157,59 @@ def test_a_store_that_is_no_database(run: Run, tmp_path: Path) -> None:
     (tmp_path / "data" / "mail.db").write_bytes(b"not a database at all" * 1000)
     status, _, err = run("user", "list")
     assert (status, err.count("wd-trio: ")) == (1, 1)
+
+
+# --- sessions ---------------------------------------------------------------------------------------------
+
+
+def test_sessions_without_a_server(run: Run) -> None:
+    add(run, "anna")
+    assert run("sessions", "list") == (0, "", "")
+    assert run("sessions", "list", "--user", "anna") == (0, "", "")
+    assert run("sessions", "kill", "--user", "anna") == (0, "ended 0 sessions\n", "")
+    for arguments in (["list", "--user", "nobody"], ["kill", "--user", "nobody"], ["kill", "sess_none"]):
+        status, out, err = run("sessions", *arguments)
+        assert (status, out, err.count("\n")) == (1, "", 1)
+    assert run("sessions", "kill")[0] == 2
+    assert run("sessions", "kill", "sess_none", "--user", "anna")[0] == 2
+
+
+def test_sessions_that_nobody_ends_are_told_of(run: Run, tmp_path: Path) -> None:
+    add(run, "anna")
+    user = admin._run(load(None, os.environ), lambda services: services.users.by_username("anna"))
+    state = open_state(tmp_path / "data" / "mail.db")
+    document = SessionDocument(
+        id="sess_" + "0" * 32,
+        user=user.id,
+        protocol="pop3",
+        server="s1",
+        worker="1.1",
+        created=86_400_000,
+        last_activity=90_000_000,
+        ip="192.0.2.1",
+        user_agent="fetchmail",
+    )
+    SqliteSessions(state).put(document, most=1, lease_s=60)
+    status, out, _ = run("sessions", "list")
+    assert (status, out.rstrip("\n").split("\t")) == (
+        0,
+        [
+            document.id,
+            "anna",
+            "pop3",
+            "192.0.2.1",
+            "1970-01-02T00:00:00Z",
+            "1970-01-02T01:00:00Z",
+            "s1/1.1",
+            "fetchmail",
+        ],
+    )
+    assert run("user", "del", "anna")[0] == 0
+    assert run("sessions", "list")[1].split("\t")[1] == user.id, "of a user who is gone"
+    status, _, err = run("sessions", "kill", document.id)
+    assert (status, "no server is running" in err) == (1, True)
+    assert SqliteSessions(state).doomed("s1", "1.1") == [document.id]
+    state.close()
 
 
 # --- copies -----------------------------------------------------------------------------------------------

@@ -5,36 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from mbsync import Mbsync
 from peers import LmtpClient, need, run
 from served import Account, Served
 
 MESSAGE = b"From: ann@example.org\r\nMessage-ID: <%d@example.org>\r\nSubject: number %d\r\n\r\nbody %d\r\n"
-MBSYNCRC = """\
-IMAPAccount wd
-Host {host}
-Port {port}
-User {user}
-Pass "{password}"
-SSLType None
-AuthMechs LOGIN
-
-IMAPStore far
-Account wd
-
-MaildirStore near
-SubFolders Verbatim
-Path {folder}/mail/
-Inbox {folder}/mail/INBOX
-
-Channel all
-Far :far:
-Near :near:
-Patterns INBOX "Sent Mail" Trash
-Create Near
-Sync All
-Expunge Both
-SyncState *
-"""
 
 
 @pytest.fixture
@@ -81,34 +56,6 @@ def test_curl_lists_reads_asks_and_uploads(server: Served, user: Account, tmp_pa
 
 
 # --- mbsync -----------------------------------------------------------------------------------------------
-
-
-class Mbsync:
-    """A Maildir kept in step with the account."""
-
-    def __init__(self, server: Served, user: Account, folder: Path) -> None:
-        self._program = need("mbsync")
-        self.mail = folder / "mail"
-        self.mail.mkdir()
-        self._rc = folder / "mbsyncrc"
-        self._rc.write_text(
-            MBSYNCRC.format(
-                host=server.imap.host,
-                port=server.imap.port,
-                user=user.username,
-                password=user.password,
-                folder=folder,
-            )
-        )
-
-    def sync(self) -> None:
-        run([self._program, "--config", str(self._rc), "all"])
-
-    def messages(self, box: str) -> list[Path]:
-        return sorted(path for part in ("new", "cur") for path in (self.mail / box / part).glob("*"))
-
-    def put(self, box: str, name: str, message: bytes) -> None:
-        (self.mail / box / "cur" / name).write_bytes(message)
 
 
 def test_mbsync_reads_and_moves(server: Served, user: Account, tmp_path: Path) -> None:

@@ -118,6 +118,8 @@ def test_numbers_clients_mean() -> None:
     empty = View(Told(1, 1, 1, 1), UidSet())
     assert not empty.select(SequenceSet(((1, 1),)), uid=True)
     assert not empty.select(SequenceSet(((0, 0),)), uid=False)
+    assert not empty.select(SequenceSet(((1, 0),)), uid=False)
+    assert list(view.select(SequenceSet(((5, 0),)), uid=False)) == [9]
     with pytest.raises(Invalid):
         empty.select(SequenceSet(((1, 1),)), uid=False)
 

@@ -101,7 +101,7 @@ def test_every_keyword_has_a_good_line() -> None:
         b"LIST +1",
         b"LIST 1.0",
         b"LIST 1 2",
-        "LIST ١".encode(),
+        "LIST \u0661".encode(),
         "LIST ²".encode(),
         b"LIST " + b"9" * 5000,
         b"UIDL 1 2",

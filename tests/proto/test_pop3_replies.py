@@ -1,5 +1,6 @@
 """Replies and bodies: capabilities, response codes, dot-stuffing over any cut, lines for TOP."""
 
+import itertools
 import re
 from io import BytesIO
 
@@ -104,7 +105,7 @@ def read_by_lf(sent: bytes) -> tuple[bytes, bytes]:
 @given(BODIES, st.lists(st.integers(min_value=0, max_value=100), max_size=5))
 def test_any_body_in_any_pieces_comes_back(body: bytes, cuts: list[int]) -> None:
     at = [0, *sorted(min(cut, len(body)) for cut in cuts), len(body)]
-    sent = stuffed(*[body[start:stop] for start, stop in zip(at, at[1:], strict=False)])
+    sent = stuffed(*[body[start:stop] for start, stop in itertools.pairwise(at)])
     assert sent == stuffed(body)
     assert sent.endswith(b"\r\n.\r\n") or sent == b".\r\n"
     added = b"" if body.endswith(b"\r\n") or not body else b"\r\n"

@@ -105,7 +105,7 @@ async def test_a_batch_is_answered_in_one_piece(world: Pop3World) -> None:
     assert await client.read_line() == "+OK Now the password"
     assert await client.read_line() == "+OK Logged in"
     assert client.buffered().count(b"\r\n") == 9, "the greeting may come alone, the rest does not"
-    assert await client.read_line() == "+OK 3 messages (76 octets)"
+    assert await client.read_line() == "+OK 3 messages (66 octets)"
     await client.body()
     assert [await client.read_line() for _ in range(4)][-1] == "+OK Nothing done"
 

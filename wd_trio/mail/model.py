@@ -196,6 +196,15 @@ class MessageRow:
     blobs: dict[bytes, bytes] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class MessagePage:
+    """A mailbox and some of its messages, read at one moment; `more` says that others follow in the same order."""
+
+    mailbox: Mailbox
+    rows: Sequence[MessageRow]
+    more: bool
+
+
 @dataclass(slots=True)
 class FlagRow:
     uid: int

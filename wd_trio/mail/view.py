@@ -119,11 +119,12 @@ class View:
 
     def select(self, numbers: SequenceSet, *, uid: bool) -> UidSet:
         """The uids a client means. Unknown uids are left out; a sequence number beyond the last raises Invalid
-        (RFC 3501 §9: message numbers must exist), but `*` in an empty mailbox means nothing."""
+        (RFC 3501 §9: message numbers must exist). A range to `*` means what there is of it: clients ask for 1:*
+        without knowing whether the mailbox is empty."""
         if uid:
             return numbers.resolve(self.uids.last) & self.uids
         count = len(self.uids)
-        if any(max(pair) > count for pair in numbers.items):
+        if any(min(pair) and max(pair) > count for pair in numbers.items):
             raise Invalid("no such message number", what="sequence set")
         positions = numbers.resolve(count)
         if len(positions) == count:

@@ -143,8 +143,8 @@ def clear_state(config: Config) -> None:
 
 @asynccontextmanager
 async def open_services(config: Config, *, bus: Bus, server: str, worker: str) -> AsyncIterator[Services]:
-    """All services on the configured store, for one process of `server`; `worker` is the name it holds claims under, by
-    custom `<server>/<name>`.
+    """All services on the configured store, for one process of `server`; `worker` is the name under which it
+    holds claims and sessions, by custom `<server>/<name>`.
 
     Invalid when the store cannot be this version's; Unavailable when it cannot be opened now.
     """
@@ -267,9 +267,7 @@ def handlers(services: Services, config: Config) -> dict[str, Handler]:
         idle_timeout_s=config.imap.idle_timeout_s,
         trusted_networks=_trusted(config),
     )
-    pop3_services = Pop3Services(
-        auth=services.auth, sessions=services.sessions, maildrops=services.maildrops
-    )
+    pop3_services = Pop3Services(auth=services.auth, sessions=services.sessions, maildrops=services.maildrops)
     pop3_options = Pop3Options(
         hostname=hostname(config),
         idle_timeout_s=config.pop3.idle_timeout_s,

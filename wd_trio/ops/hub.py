@@ -1,8 +1,9 @@
 """The hub: the supervisor's relay of change hints between workers.
 
 Each worker has one bus socket (Unix SOCK_SEQPACKET) to the supervisor. What comes from one goes to every other, as
-it is: the hub never decodes. The supervisor has a word of its own now and then. A worker that does not keep up loses its whole queue and is told to resync instead, so
-that a stuck worker costs bounded memory and delays nobody. Hints may be lost, never invented.
+it is: the hub never decodes. Now and then the supervisor has a hint of its own for all. A worker that does not keep
+up loses its whole queue and is told to resync instead, so that a stuck worker costs bounded memory and delays nobody.
+Hints may be lost, never invented.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 Whoever holds the leader's lock checkpoints the database every few seconds and ends sessions that nobody vouches for;
 every few minutes, and at once when it begins to lead, it repairs the tracking records that killed processes left
-behind; every hour it removes blobs that nothing refers to and journal entries that nobody needs. Each worker keeps trying to lead, so that the next one takes over
-when the leader dies. Upkeep runs in a lane of its own: a slow checkpoint holds up nothing else. An engine in trouble
-is logged and tried again; nothing here is urgent.
+behind; every hour it removes blobs that nothing refers to and journal entries that nobody needs. Each
+worker keeps trying to lead, so that the next one takes over when the leader dies. Upkeep runs in a lane of its own: a
+slow checkpoint holds up nothing else. An engine in trouble is logged and tried again; nothing here is urgent.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from wd_trio.mail.model import (
     Found,
     Mailbox,
     MailboxSpec,
+    MessagePage,
     MessageRow,
     NewMessage,
     Opened,
@@ -107,6 +108,22 @@ class MailStore(Blobs, Protocol):
     ) -> list[MessageRow]:
         """Living messages among `uids` in order of uid: at most `limit`, and no more after `budget_bytes` of
         ropes and preloaded blobs (at least one row). With Columns.ROPE, blobs that fit the budget are preloaded."""
+        ...
+
+    def page(
+        self,
+        user_id: str,
+        mailbox_id: str,
+        columns: Columns,
+        *,
+        newest_first: bool = True,
+        beyond: int = 0,
+        unseen: bool = False,
+        limit: int = 20,
+    ) -> MessagePage:
+        """Up to `limit` living messages of a user's mailbox in order of uid, from the newest on or from the oldest,
+        past uid `beyond` (0: from the end); with `unseen`, only those without \\Seen. Ropes bring no blobs.
+        NotFound when the user has no such mailbox, whoever else may have it."""
         ...
 
     def store_flags(

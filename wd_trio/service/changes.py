@@ -4,6 +4,9 @@ Commit, then hint. A hint of this process reaches local subscribers at once and 
 hints of the bus reach local subscribers only. Fan-out is bounded: a subscription keeps at most one mailbox's
 pending hints up to a small number, beyond that only "ask the store" (overflow). A lost hint heals: a new
 subscription, a bus resync and a slow sweep all mark subscribers as in need of `changes_since`.
+
+A subscription to a user instead of a mailbox hears of everything that is the user's: messages in any mailbox, the
+list of mailboxes, the account. The same bounds hold for it.
 """
 
 from __future__ import annotations
@@ -23,16 +26,25 @@ REMEMBERED_MAILBOXES: Final = 4096
 
 
 class Subscription:
-    """One session's interest in one mailbox. `on_change` is called, without arguments, when there is news;
-    it must not block. The session takes the news when it may tell them."""
+    """One session's interest in one mailbox, or in one user. `on_change` is called, without arguments, when there
+    is news; it must not block. The session takes the news when it may tell them."""
 
-    __slots__ = ("_hub", "_on_change", "_pending", "ask_store", "mailbox_id")
+    __slots__ = ("_hub", "_on_change", "_pending", "ask_store", "mailbox_id", "user_id")
 
-    def __init__(self, hub: ChangeHub, mailbox_id: str, on_change: Callable[[], None], *, ask: bool) -> None:
+    def __init__(
+        self,
+        hub: ChangeHub,
+        on_change: Callable[[], None],
+        *,
+        mailbox_id: str = "",
+        user_id: str = "",
+        ask: bool,
+    ) -> None:
         self._hub = hub
         self._on_change = on_change
         self._pending: list[Hint] = []
         self.mailbox_id = mailbox_id
+        self.user_id = user_id
         self.ask_store = ask
 
     def __bool__(self) -> bool:
@@ -59,11 +71,12 @@ class Subscription:
 
 
 class ChangeHub:
-    """The subscriptions of one process, by mailbox, and by user for changes of the folder list and the account."""
+    """The subscriptions of one process, by mailbox and by user."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
         self._by_mailbox: dict[str, set[Subscription]] = {}
+        self._by_user: dict[str, set[Subscription]] = {}
         self._latest: OrderedDict[str, int] = OrderedDict()  # modseq of the last hint, for late subscribers
         self._listeners: list[Callable[[Hint], None]] = []
 
@@ -71,16 +84,20 @@ class ChangeHub:
         """Hear of changes of a mailbox that was read at `known_modseq`, a moment ago; a hint that came between
         the reading and this call makes the subscription ask the store. Close it when done."""
         ask = self._latest.get(mailbox_id, 0) > known_modseq
-        subscription = Subscription(self, mailbox_id, on_change, ask=ask)
+        subscription = Subscription(self, on_change, mailbox_id=mailbox_id, ask=ask)
         self._by_mailbox.setdefault(mailbox_id, set()).add(subscription)
         return subscription
 
+    def subscribe_user(self, user_id: str, on_change: Callable[[], None]) -> Subscription:
+        """Hear of everything that is a user's. It begins with "ask the store": whoever reads after this call
+        misses nothing. Close it when done."""
+        subscription = Subscription(self, on_change, user_id=user_id, ask=True)
+        self._by_user.setdefault(user_id, set()).add(subscription)
+        return subscription
+
     def remove(self, subscription: Subscription) -> None:
-        held = self._by_mailbox.get(subscription.mailbox_id)
-        if held is not None:
-            held.discard(subscription)
-            if not held:
-                del self._by_mailbox[subscription.mailbox_id]
+        _discard(self._by_mailbox, subscription.mailbox_id, subscription)
+        _discard(self._by_user, subscription.user_id, subscription)
 
     def listen(self, listener: Callable[[Hint], None]) -> None:
         """Hear of every hint, local and remote (caches that must forget)."""
@@ -94,6 +111,9 @@ class ChangeHub:
     def _tell(self, hint: Hint, but: Subscription | None = None) -> None:
         for listener in self._listeners:
             listener(hint)
+        for subscription in self._by_user.get(hint.user_id, ()):
+            if subscription is not but:
+                subscription.push(hint)
         if not hint.mailbox_id:
             return
         self._latest[hint.mailbox_id] = max(hint.modseq, self._latest.pop(hint.mailbox_id, 0))
@@ -105,7 +125,7 @@ class ChangeHub:
 
     def resync(self) -> None:
         """Make every subscriber ask the store."""
-        for held in self._by_mailbox.values():
+        for held in (*self._by_mailbox.values(), *self._by_user.values()):
             for subscription in held:
                 subscription.push(None)
 
@@ -126,3 +146,11 @@ class ChangeHub:
         while True:
             await trio.sleep(SWEEP_S)
             self.resync()
+
+
+def _discard(held: dict[str, set[Subscription]], key: str, subscription: Subscription) -> None:
+    subscriptions = held.get(key)
+    if subscriptions is not None:
+        subscriptions.discard(subscription)
+        if not subscriptions:
+            del held[key]

@@ -57,6 +57,16 @@ def get(connection: sqlite3.Connection, mailbox_id: str) -> Mailbox:
     return _mailbox(row)
 
 
+def get_of_user(connection: sqlite3.Connection, user_id: str, mailbox_id: str) -> tuple[Mailbox, int]:
+    """A user's mailbox and its internal number; another user's is as good as none."""
+    row = connection.execute(
+        f"SELECT mailbox, {_FIELDS} FROM mailboxes WHERE id = ? AND user_id = ?", (mailbox_id, user_id)
+    ).fetchone()
+    if row is None:
+        raise errors.NotFound(f"user {user_id} has no mailbox {mailbox_id}", what="mailbox")
+    return _mailbox(row[1:]), row[0]
+
+
 def find(connection: sqlite3.Connection, user_id: str, path: str) -> Mailbox:
     row = connection.execute(
         f"SELECT {_FIELDS} FROM mailboxes WHERE user_id = ? AND path = ?", (user_id, canonical_path(path))

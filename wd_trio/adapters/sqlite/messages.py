@@ -172,6 +172,32 @@ def fetch(
     return page
 
 
+def page(
+    connection: sqlite3.Connection,
+    number: int,
+    columns: Columns,
+    *,
+    newest_first: bool,
+    beyond: int,
+    unseen: bool,
+    limit: int,
+) -> list[MessageRow]:
+    """Messages of the mailbox with that internal number in order of uid, past `beyond` where it is not 0."""
+    extra, joins, names = selection(columns)
+    index, only = (" INDEXED BY messages_unseen", f" AND (m.flags & {SEEN}) = 0") if unseen else ("", "")
+    past, order = ("m.uid < :beyond", "DESC") if newest_first else ("m.uid > :beyond", "ASC")
+    cursor = connection.execute(
+        f"SELECT {BASE}{extra}, m.content FROM messages m{index}{joins}"
+        f" WHERE m.mailbox = :mailbox AND {past}{only} ORDER BY m.uid {order} LIMIT :limit",
+        {
+            "mailbox": number,
+            "beyond": beyond or (MAX_UID + 1 if newest_first else 0),
+            "limit": limit,
+        },
+    )
+    return [row for row, _, _ in rows_of(cursor, names)]
+
+
 def rows_of(cursor: sqlite3.Cursor, names: tuple[str, ...]) -> Iterator[tuple[MessageRow, int, int]]:
     """Each row with its content's number and how many bytes its columns hold."""
     for record in cursor:

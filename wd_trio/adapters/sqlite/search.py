@@ -129,12 +129,12 @@ def _walk(
     source, predicate = _index(connection, number, key)
     if len(uids) > limit:
         picked = pick(number, uids)
-        last = connection.execute(
-            f"SELECT m.uid FROM {picked.source}{source} WHERE {picked.condition}{predicate} LIMIT 1 OFFSET :skipped",
+        ends = connection.execute(
+            f"SELECT m.uid FROM {picked.source}{source} WHERE {picked.condition}{predicate} LIMIT 2 OFFSET :skipped",
             picked.parameters | {"skipped": limit - 1},
-        ).fetchone()
-        if last is not None:
-            uids = uids.between(1, last[0])
+        ).fetchall()
+        if len(ends) == 2:  # this page's last message, and another behind it
+            uids = uids.between(1, ends[0][0])
     picked = pick(number, uids)
     whole = uids.last == rest.last
     return (
@@ -180,7 +180,7 @@ class _Condition:
                 return "1"
             case And(keys=keys) | Or(keys=keys):
                 conjunction = isinstance(key, And)
-                parts = [self.of(inner, perhaps=perhaps, depth=depth + 1) for inner in keys]
+                parts = dict.fromkeys(self.of(inner, perhaps=perhaps, depth=depth + 1) for inner in keys)
                 return f"({(' AND ' if conjunction else ' OR ').join(parts) or int(conjunction)})"
             case Not(key=inner):
                 return f"(NOT {self.of(inner, perhaps='0' if perhaps == '1' else '1', depth=depth + 1)})"

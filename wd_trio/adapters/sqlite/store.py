@@ -24,6 +24,7 @@ from wd_trio.mail.model import (
     Found,
     Mailbox,
     MailboxSpec,
+    MessagePage,
     MessageRow,
     NewMessage,
     Opened,
@@ -131,6 +132,31 @@ class SqliteStore:
             return messages_.fetch(
                 connection, mailbox.number, uids, columns, limit=limit, budget_bytes=budget_bytes
             )
+
+    @reads("store")
+    def page(
+        self,
+        user_id: str,
+        mailbox_id: str,
+        columns: Columns,
+        *,
+        newest_first: bool = True,
+        beyond: int = 0,
+        unseen: bool = False,
+        limit: int = 20,
+    ) -> MessagePage:
+        with self._database.reading() as connection:
+            mailbox, number = mailboxes.get_of_user(connection, user_id, mailbox_id)
+            rows = messages_.page(
+                connection,
+                number,
+                columns,
+                newest_first=newest_first,
+                beyond=beyond,
+                unseen=unseen,
+                limit=limit + 1,
+            )
+            return MessagePage(mailbox, rows[:limit], len(rows) > limit)
 
     @writes("store")
     def store_flags(

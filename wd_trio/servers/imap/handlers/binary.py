@@ -24,6 +24,7 @@ async def decode_parts(
     rope: Rope,
     table: PartTable,
     parts: frozenset[str],
+    *,
     spools: ExitStack,
 ) -> dict[str, Spool]:
     """Each of `parts` that exists, decoded, in a spool that `spools` closes. Invalid for an unknown encoding."""

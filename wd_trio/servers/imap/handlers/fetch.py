@@ -183,7 +183,7 @@ async def _send_row(
     with ExitStack() as spools:
         decoded: dict[str, Spool] = {}
         if wanted.decoded and rope is not None and table is not None:
-            decoded = await decode_parts(session, row, rope, table, wanted.decoded, spools)
+            decoded = await decode_parts(session, row, rope, table, wanted.decoded, spools=spools)
         for part in wanted.binary_sizes:
             items.append(encode.binary_size(part, decoded[part].size if part in decoded else 0))
         session.write(b"* %d FETCH (%b" % (seq, b" ".join(items)))
