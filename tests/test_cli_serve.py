@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import imaplib
 import os
+import poplib
 import re
 import signal
 import subprocess
@@ -57,6 +58,11 @@ def test_demo_twice(tmp_path: Path) -> None:
         with imaplib.IMAP4(host, int(port)) as client:
             client.login("demo", password)
             assert client.select("INBOX") == ("OK", [b"1"])
+        reader = poplib.POP3(*told(said, r"curl --user demo:\S+ pop3://([\d.]+):(\d+)/1\n"))
+        reader.user("demo")
+        reader.pass_(password)
+        assert reader.stat()[0] == 1
+        reader.quit()
     finally:
         stop(process)
 

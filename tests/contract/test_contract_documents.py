@@ -124,6 +124,36 @@ def test_pages_come_in_order_and_join(documents: Documents) -> None:
     assert seen == ["1", "5", "0", "3", "4", "2", "6"]
 
 
+def test_pages_go_back_as_they_came(documents: Documents) -> None:
+    names_ = [f"{city}{n}" for city in ("Bern", "Chur", "Basel") for n in range(7)] + ["Chu", "Chus", "D"]
+    documents.apply([Insert(PLACES, str(n), {"name": name}) for n, name in enumerate(names_)])
+    for prefix in ("", "Chur", "D"):
+        pages = [documents.page(PLACES, "name", prefix=prefix, limit=3)]
+        assert pages[0].previous is None
+        while pages[-1].next is not None:
+            pages.append(documents.page(PLACES, "name", prefix=prefix, after=pages[-1].next, limit=3))
+        back = [pages[-1]]
+        while back[-1].previous is not None:
+            back.append(documents.page(PLACES, "name", prefix=prefix, before=back[-1].previous, limit=3))
+            assert back[-1].next is not None
+            assert back[-1].total == len([name for name in names_ if name.startswith(prefix)])
+        assert [page.documents for page in reversed(back)] == [page.documents for page in pages]
+
+
+def test_a_cursor_outside_of_the_prefix_shows_nothing_else(documents: Documents) -> None:
+    documents.apply([Insert(PLACES, str(n), {"name": name}) for n, name in enumerate("abcd")])
+    low = documents.page(PLACES, "name", limit=1).next
+    high = documents.page(PLACES, "name", limit=3).next
+    for page in (
+        documents.page(PLACES, "name", prefix="b", before=high),
+        documents.page(PLACES, "name", prefix="b", after=low),
+    ):
+        assert [document.data["name"] for document in page.documents] == ["b"]
+    assert documents.page(PLACES, "name", prefix="b", before=low).documents == ()
+    with pytest.raises(errors.Invalid):
+        documents.page(PLACES, "name", before="no cursor")
+
+
 def test_pages_of_a_prefix(documents: Documents) -> None:
     values = ["a", "ab", "abc", "ab\U0010ffff", "ab\U0010ffffz", "ac", "b", "A", "ab\x00", "\ud7ff", "\ue000"]
     documents.apply([Insert(PLACES, str(n), {"name": name}) for n, name in enumerate(values)])

@@ -56,6 +56,13 @@ def test_folding_is_for_comparing_without_case_and_form() -> None:
     assert fold("ASCII Text") == "ascii text"
 
 
+def test_runs_of_accents_cost_no_more_than_other_text() -> None:
+    """By the square of their length, each of these would take minutes."""
+    for run in ("\u0301" * 200_000 + "\u0316" * 200_000, "\u0316\u0301" * 200_000, "\u0f73" * 200_000):
+        assert found(["a" + run + "needle"], {"needle", "noodle"}) == {"needle"}
+    assert fold("e" + "\u0316\u0301" * 30) == fold("e" + "\u0301\u0316" * 30)
+
+
 def test_a_run_of_accents_takes_little_memory() -> None:
     finder = Finder({"x"})
     for _ in range(100):

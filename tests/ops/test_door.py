@@ -71,6 +71,7 @@ def test_the_least_loaded_worker_gets_the_next(outside: Outside) -> None:
     ("limits", "protocol", "words"),
     [
         (replace(Limits(), connections=2), "imap", b"* BYE [UNAVAILABLE]"),
+        (replace(Limits(), connections=2), "pop3", b"-ERR [SYS/TEMP]"),
         (replace(Limits(), connections_per_ip=2), "imap", b"* BYE [UNAVAILABLE]"),
         (replace(Limits(), connections_per_ip=2), "lmtp", b"421 4.3.2"),
     ],

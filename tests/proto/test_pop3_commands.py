@@ -106,6 +106,8 @@ def test_every_keyword_has_a_good_line() -> None:
         b"LIST " + b"9" * 5000,
         b"UIDL 1 2",
         b"UIDL *",
+        b"UIDL \xff",
+        "UIDL é".encode(),
         b"RETR",
         b"RETR ",
         b"RETR 1 2",

@@ -12,7 +12,7 @@ from wd_trio.mail.model import DEFAULT_MAILBOXES, SEEN, Content, NewMessage
 from wd_trio.ports.documents import Delete, Document, Operation, Update
 from wd_trio.ports.gateway import writes
 from wd_trio.secret import Secret
-from wd_trio.service.users import USERS, Recipient, UserOptions, _change, checked_username
+from wd_trio.service.users import USERS, Recipient, UserOptions, change_user, checked_username
 
 PASSWORD = Secret("correct horse")
 
@@ -190,7 +190,7 @@ async def test_concurrent_changes_of_one_user_all_arrive(tmp_path: Path) -> None
 
 
 def change_meanwhile(house: Accounts, times: int) -> None:
-    """`_change` loses the race `times` times, and then wins."""
+    """`change_user` loses the race `times` times, and then wins."""
     left = [times]
 
     def plan(document: Document) -> Sequence[Operation]:
@@ -200,7 +200,7 @@ def change_meanwhile(house: Accounts, times: int) -> None:
         return [Update(USERS, document.id, document.version, {**document.data, "quota": 9})]
 
     (ann,) = house.documents.find(USERS, "username", "ann")
-    _change(house.documents, ann.id, plan)
+    change_user(house.documents, ann.id, plan)
 
 
 async def test_a_lost_race_is_run_again_some_times(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ async def test_a_user_who_goes_during_a_change_is_not_found(tmp_path: Path) -> N
             return [Update(USERS, document.id, document.version, document.data)]
 
         with pytest.raises(errors.NotFound):
-            _change(house.documents, ann.id, plan)
+            change_user(house.documents, ann.id, plan)
 
 
 async def test_delete_takes_addresses_and_mail_along(tmp_path: Path) -> None:

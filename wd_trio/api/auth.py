@@ -1,8 +1,8 @@
 """Who calls, and what a caller may: tokens from the request, access by route.
 
-A token comes as `Authorization: Bearer …`, as `X-Access-Token`, or as `?accessToken=`, in this order. The configured
-one is root's and compared in constant time; any other is looked up (service/tokens.py). A token that is sent is always
-verified; only a call without one is root's where access control is off.
+A token comes as `Authorization: Bearer …`, as `X-Access-Token`, or as `?accessToken=`, in this order. The
+configured one is root's and compared in constant time; any other is looked up (service/tokens.py). A token that is
+sent is always verified; only a call without one is root's where access control is off.
 
 A user's token reaches its own user only: the id in the path must be its own, or `me`. That is decided here, before
 the body is read, once for all routes.

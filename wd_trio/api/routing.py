@@ -125,7 +125,7 @@ class Routes:
 
 
 def body_chunks(most: int) -> AsyncIterator[bytes]:
-    """The body of the current request as it comes; 413 beyond `most` bytes. Paced: what is not read is not received."""
+    """The body of the current request as it comes, and no faster than it is read; 413 beyond `most` bytes."""
     announced = current_request.content_length
     if announced is not None and announced > most:
         raise RequestEntityTooLarge
@@ -215,7 +215,7 @@ async def _answered(serve: Callable[[dict[str, Any]], Awaitable[T]], path: dict[
     except BaseExceptionGroup as group:
         others = group.split(trio.Cancelled)[1]
         if others is not None:
-            log.error("request failed while it was cancelled", exc_info=others)
+            log.exception("request failed while it was cancelled", exc_info=others)
         raise
 
 

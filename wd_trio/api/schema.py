@@ -17,10 +17,10 @@ How a route is made (blueprints/users.py is the example):
   the query over the body. Unknown keys are faults, and all faults are told at once (`Faults`, status 400).
 - Texts become what the field wants: "20" a number, Y/yes/on/1/true (and their opposites) a boolean, one text a list
   of one. Empty query parameters count as absent. None means absent too, so optional fields are `T | None = None`.
-- A path parameter `{user}` may be `me` with a user's token. With access=OWN, a user's token reaches its own user only.
+- A path parameter `{user}` may be `me` with a user's token. With access=OWN, such a token reaches its own user only.
 - Errors are raised as domain errors (wd_trio.errors, `Faults` for one field); api/errors.py makes the answers.
-- Lists: `Paging` as the request's base, `Listing` as the answer's; `encode_cursor` makes the opaque cursors, `decode_cursor`
-  reads them. What stands in a cursor is the blueprint's own; a cursor of somebody else's is a fault.
+- Lists: `Paging` as the request's base, `Listing` as the answer's; `encode_cursor` makes the opaque cursors,
+  `decode_cursor` reads them. What stands in a cursor is the blueprint's own; another's cursor is a fault.
 """
 
 from __future__ import annotations

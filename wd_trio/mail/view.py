@@ -126,7 +126,7 @@ class View:
         count = len(self.uids)
         if any(min(pair) and max(pair) > count for pair in numbers.items):
             raise Invalid("no such message number", what="sequence set")
-        positions = numbers.resolve(count)
+        positions = numbers.resolve(count).between(1, count)
         if len(positions) == count:
             return self.uids
         pieces: list[tuple[int, int]] = []

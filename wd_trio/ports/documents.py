@@ -65,11 +65,13 @@ Operation: TypeAlias = Insert | Update | Delete
 
 @dataclass(frozen=True, slots=True)
 class DocumentPage:
-    """Documents in order of an index's value, then id; `next` is the cursor of the following page, if any."""
+    """Documents in order of an index's value, then id; `next` and `previous` are the cursors of the pages beside
+    it, if any: one for `after`, the other for `before`."""
 
     documents: tuple[Document, ...]
     next: str | None
     total: int
+    previous: str | None = None
 
 
 class Documents(Protocol):
@@ -86,9 +88,11 @@ class Documents(Protocol):
         *,
         prefix: str = "",
         after: str | None = None,
+        before: str | None = None,
         limit: int = 20,
     ) -> DocumentPage:
-        """A page in the order of an indexed field, of values that begin with `prefix`."""
+        """A page in the order of an indexed field, of values that begin with `prefix`: the first one, that after a
+        cursor, or that which ends before one. Invalid (what = "cursor")."""
         ...
 
     def apply(self, operations: Sequence[Operation]) -> None:

@@ -84,6 +84,7 @@ class Connection:
     __slots__ = (
         "_drain",
         "_ended",
+        "_is_tcp",
         "_kick",
         "_on_end",
         "_options",
@@ -108,7 +109,8 @@ class Connection:
         on_end: Callable[[Connection, str], None],
     ) -> None:
         sock.setblocking(False)
-        if sock.family in (socket.AF_INET, socket.AF_INET6):
+        self._is_tcp = sock.family in (socket.AF_INET, socket.AF_INET6)
+        if self._is_tcp:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._sock = sock
         self._options = options
@@ -154,6 +156,10 @@ class Connection:
         if data is not None:
             await trio.lowlevel.checkpoint()
             return data
+        if through_drain and self._is_tcp:
+            # Many clients send a message and the line end after it apart; their kernel holds the second back until
+            # ours acknowledges the first, which it would delay for 40 ms. The option lasts for one packet or so.
+            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         with trio.CancelScope(deadline=trio.current_time() + timeout_s) as scope:
             self._receiving, self._wakeable, self._through_drain = scope, wakeable, through_drain
             try:

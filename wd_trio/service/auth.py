@@ -48,12 +48,13 @@ class AuthOptions:
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """Who logged in; `quota_bytes` is the limit that counts, None for none."""
+    """Who logged in; `quota_bytes` is the limit that counts, None for none; `auth_version` the credentials'."""
 
     user_id: str
     username: str
     address: str
     quota_bytes: int | None
+    auth_version: int = 1
 
 
 class _Keys(NamedTuple):
@@ -122,12 +123,12 @@ class Auth:
         if self._too_many(strikes):
             await self._fail(errors.Limited("too many failed log-ins", what="login"))
         matches = await self._verify(user, username, password, keys, strikes)
-        if user is None or user.disabled or not matches:
+        if user is None or not user.may_log_in or not matches:
             await self._gateway.run(_strike, self._limits, keys, self._options.failure_window_s)
             await self._fail(errors.Denied("wrong credentials"))
         if strikes.user:
             await self._gateway.run(self._limits.forgive, keys.user)
-        return Login(user.id, user.username, user.address, self._users.quota_of(user))
+        return Login(user.id, user.username, user.address, self._users.quota_of(user), user.auth_version)
 
     async def _verify(
         self, user: User | None, username: str, password: Secret, keys: _Keys, strikes: _Strikes

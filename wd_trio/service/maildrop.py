@@ -176,7 +176,7 @@ class Maildrops:
     def __init__(
         self, *, gateway: Gateway, limits: Limits, mailboxes: Mailboxes, messages: Messages, owner: str
     ) -> None:
-        """`owner` names this worker (`<server>/<slot>`)."""
+        """`owner` names this process, for whoever ends its claims after its death."""
         self._gateway = gateway
         self._limits = limits
         self._mailboxes = mailboxes

@@ -6,8 +6,9 @@ A user's token lives 14 days from its last use and 180 days at most; the last us
 each request. It is dead as soon as the user's auth version differs (a new password), or the user is disabled,
 suspended or gone. Root's have no end but their deletion.
 
-Verifying is one crossing, and none while the verdict is remembered: some seconds, for a bounded number of tokens. A
-hint about a user makes every worker forget what it knows of that user, so the seconds are only what a lost hint costs.
+Verifying is one crossing, and none while the verdict is remembered: some seconds, for a bounded number of tokens.
+A hint about a user makes every worker forget what it knows of that user, so the seconds are only what a lost hint
+costs.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import hashlib
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -30,7 +31,7 @@ from wd_trio.ports.gateway import Gateway, reads, writes
 from wd_trio.ports.ids import new_id
 from wd_trio.secret import Secret, random_token
 from wd_trio.service.changes import ChangeHub
-from wd_trio.service.users import TOKENS, USERS, User
+from wd_trio.service.users import TOKENS, USERS
 
 log = structlog.get_logger()
 
@@ -73,18 +74,19 @@ class Tokens:
         self._hub = hub
         self._options = options or TokenOptions()
         self._known: OrderedDict[str, tuple[Token, float]] = OrderedDict()
+        self._changes = 0  # hints heard: a verdict that was under way at one is not remembered
         hub.listen(self._hear)
 
-    async def issue(self, user: User) -> Secret:
-        """A fresh token of a user, who was authenticated at this version. The user's tokens that are over go, and the
-        oldest beyond 100."""
+    async def issue(self, user_id: str, auth_version: int) -> Secret:
+        """A fresh token of a user, whose credentials were verified at that version. The user's tokens that are over
+        go, and the oldest beyond 100. NotFound when the user is gone."""
         token = Secret(random_token())
         now_ms = self._now_ms()
         data = {
             "hash": _hash(token),
             "role": USER_ROLE,
-            "user": user.id,
-            "authVersion": user.auth_version,
+            "user": user_id,
+            "authVersion": auth_version,
             "created": now_ms,
             "used": now_ms,
         }
@@ -111,11 +113,13 @@ class Tokens:
         if known is not None and trio.current_time() < known[1]:
             return known[0]
         self._known.pop(key, None)
+        changes = self._changes
         found = await self._gateway.run(_find, self._documents, key)
         verified = self._verified(found)
         if verified.user_id is not None and self._now_ms() - verified.used > self._options.use_step_s * 1000:
             await self._note_use(verified)
-        self._known[key] = verified, trio.current_time() + self._options.remembered_s
+        if changes == self._changes:
+            self._known[key] = verified, trio.current_time() + self._options.remembered_s
         while len(self._known) > self._options.remembered:
             self._known.popitem(last=False)
         return verified
@@ -123,16 +127,15 @@ class Tokens:
     async def revoke(self, token: Token) -> None:
         """End a token; one that is gone already is no fault."""
         await self._gateway.run(self._documents.apply, [Delete(TOKENS, token.id)])
-        self._hub.publish(Hint(CHANGED, token.user_id or ""))
-        if token.user_id is None:
-            self._known.clear()
+        self.forget(token.user_id or "")
 
     def forget(self, user_id: str) -> None:
-        """A user's credentials changed: no worker shall trust what it remembers of the user's tokens."""
+        """A user's credentials changed ("": root's): no worker shall trust what it remembers of those tokens."""
         self._hub.publish(Hint(CHANGED, user_id))
 
     def _hear(self, hint: Hint) -> None:
         if hint.kind == CHANGED:
+            self._changes += 1
             user_id = hint.user_id or None
             for key in [key for key, (token, _) in self._known.items() if token.user_id == user_id]:
                 del self._known[key]
@@ -157,10 +160,8 @@ class Tokens:
 
     def _is_over(self, document: Document) -> bool:
         now_ms, data = self._now_ms(), document.data
-        return (
-            now_ms - data["used"] >= self._options.idle_ttl_s * 1000
-            or now_ms - data["created"] >= self._options.absolute_ttl_s * 1000
-        )
+        idle_ms, age_ms = now_ms - int(data["used"]), now_ms - int(data["created"])
+        return idle_ms >= self._options.idle_ttl_s * 1000 or age_ms >= self._options.absolute_ttl_s * 1000
 
     async def _note_use(self, token: Token) -> None:
         """Write that the token was used. The request does not fail with it: the next one tries again."""
@@ -191,12 +192,13 @@ def _find(documents: Documents, hash_: str) -> tuple[Document, Document | None] 
 
 @writes("store")
 def _insert(documents: Documents, data: dict[str, Any], is_over: Callable[[Document], bool]) -> None:
+    if documents.get(USERS, data["user"]) is None:
+        raise errors.NotFound(f"no user {data['user']}", what="user")
     found = documents.find(TOKENS, "user", data["user"], limit=2 * TOKENS_OF_A_USER)
     live = [token for token in found if not is_over(token)]
-    excess: Sequence[Document] = sorted(live, key=lambda token: token.data["created"])[
-        : max(0, len(live) - TOKENS_OF_A_USER + 1)
-    ]
-    gone = [token for token in found if is_over(token)] + list(excess)
+    live.sort(key=lambda token: token.data["created"])
+    excess = live[: max(0, len(live) - TOKENS_OF_A_USER + 1)]
+    gone = [token for token in found if is_over(token)] + excess
     operations: list[Operation] = [Delete(TOKENS, token.id) for token in gone]
     documents.apply([*operations, Insert(TOKENS, new_id(), data)])
 

@@ -42,9 +42,13 @@ ADDRESSES: Final = Collection("addresses", (Index("address", unique=True), Index
 TRACKING: Final = Collection("tracking", (Index("connected"),))
 """One record a user, under the user's id, which goes with its user; what is in it is tracking.py's."""
 
+TOKENS: Final = Collection("tokens", (Index("hash", unique=True), Index("role"), Index("user")))
+"""API tokens, which go with their user; what is in them is tokens.py's."""
+
 USERNAME_CHARACTERS: Final = 128
 NAME_CHARACTERS: Final = 256
 ADDRESSES_OF_A_USER: Final = 1_000
+_A_USERS_TOKENS: Final = 1_000  # more than tokens.py ever lets a user have
 CAS_ATTEMPTS: Final = 5
 
 # WildDuck's usernames: words of letters, digits and "-", joined by one of ". _ = :", perhaps with a domain.
@@ -60,7 +64,8 @@ class UserOptions:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """`address` is the main one, "" when there is none; `password_hash` is "" for a user who cannot log in."""
+    """`address` is the main one, "" when there is none; `password_hash` is "" for a user who cannot log in. A
+    suspended user cannot log in, a disabled one cannot receive mail either. `auth_version` counts passwords."""
 
     id: str
     username: str
@@ -71,6 +76,23 @@ class User:
     disabled: bool
     created: int
     version: int
+    suspended: bool = False
+    auth_version: int = 1
+
+    @property
+    def may_log_in(self) -> bool:
+        return not (self.disabled or self.suspended)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserChange:
+    """What to change of a user; None: leave it as it is."""
+
+    name: str | None = None
+    password: Secret | None = None
+    quota_bytes: int | None = None
+    disabled: bool | None = None
+    suspended: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,12 +163,12 @@ class Users:
 
     async def get(self, user_id: str) -> User:
         """NotFound when there is none of that id."""
-        return _user_of(await self._gateway.run(self._documents.get, USERS, user_id))
+        return user_of(await self._gateway.run(self._documents.get, USERS, user_id))
 
     async def by_username(self, username: str) -> User:
         """NotFound when there is none of that name, in any case of letters."""
         found = await self._gateway.run(self._documents.find, USERS, "username", username.lower(), limit=1)
-        return _user_of(found[0] if found else None)
+        return user_of(found[0] if found else None)
 
     async def by_login(self, name: str) -> User | None:
         """The user whom a log-in names by username or by any of its addresses; None when there is none."""
@@ -158,7 +180,7 @@ class Users:
             except errors.Invalid:
                 return None
         found = await self._gateway.run(_find_login, self._documents, username, address)
-        return _user_of(found) if found else None
+        return user_of(found) if found else None
 
     async def page(
         self, prefix: str = "", after: str | None = None, limit: int = 20
@@ -167,11 +189,34 @@ class Users:
         page = await self._gateway.run(
             self._documents.page, USERS, "username", prefix=prefix.lower(), after=after, limit=limit
         )
-        return [_user_of(document) for document in page.documents], page.next, page.total
+        return [user_of(document) for document in page.documents], page.next, page.total
 
     async def set_password(self, user_id: str, password: Secret) -> None:
         """Invalid (what = "password") for one that is empty, too long or holds NUL."""
-        await self._set(user_id, "password", await self._hash(password))
+        await self.update(user_id, UserChange(password=password))
+
+    async def update(self, user_id: str, change: UserChange) -> None:
+        """Change several things at once, all or none. Invalid (what = the field)."""
+        news: dict[str, object] = {}
+        if change.name is not None:
+            _check_name(change.name)
+            news["name"] = change.name
+        if change.quota_bytes is not None:
+            _check_quota(change.quota_bytes)
+            news["quota"] = change.quota_bytes
+        if change.disabled is not None:
+            news["disabled"] = change.disabled
+        if change.suspended is not None:
+            news["suspended"] = change.suspended
+        password_hash = None if change.password is None else await self._hash(change.password)
+
+        def plan(document: Document) -> Sequence[Operation]:
+            if password_hash is None:
+                return [user_update(document, **news)]
+            versions = {"authVersion": document.data.get("authVersion", 1) + 1}
+            return [user_update(document, **news, password=password_hash, **versions)]
+
+        await self._gateway.run(change_user, self._documents, user_id, plan)
 
     async def replace_hash(self, user: User, password_hash: str) -> bool:
         """Store a hash of the same password instead of the user's; False, and nothing done, when the password
@@ -180,9 +225,9 @@ class Users:
         def plan(document: Document) -> Sequence[Operation]:
             if document.data["password"] != user.password_hash:
                 return ()
-            return [_update(document, password=password_hash)]
+            return [user_update(document, password=password_hash)]
 
-        return await self._gateway.run(_change, self._documents, user.id, plan)
+        return await self._gateway.run(change_user, self._documents, user.id, plan)
 
     async def set_quota(self, user_id: str, quota_bytes: int | None) -> None:
         """None: the default; 0: no limit. Invalid (what = "quota") for a negative one."""
@@ -199,14 +244,16 @@ class Users:
 
         def plan(document: Document) -> Sequence[Operation]:
             found = self._documents.find(ADDRESSES, "user", user_id, limit=ADDRESSES_OF_A_USER)
+            tokens = self._documents.find(TOKENS, "user", user_id, limit=_A_USERS_TOKENS)
             return [
                 Delete(USERS, user_id, document.version),
                 Delete(TRACKING, user_id),
+                *(Delete(TOKENS, token.id) for token in tokens),
                 *(Delete(ADDRESSES, address.id) for address in found),
             ]
 
         try:
-            await self._gateway.run(_change, self._documents, user_id, plan)
+            await self._gateway.run(change_user, self._documents, user_id, plan)
         except errors.NotFound:
             await self._gateway.run(self._store.delete_user_mail, user_id)
             raise
@@ -223,11 +270,11 @@ class Users:
             if len(found) == ADDRESSES_OF_A_USER:
                 raise errors.Limited("too many addresses", what="address")
             return [
-                _update(document, address=document.data["address"] or normal),
+                user_update(document, address=document.data["address"] or normal),
                 Insert(ADDRESSES, added.id, _address_data(user_id, normal, added.created)),
             ]
 
-        await self._gateway.run(_change, self._documents, user_id, plan)
+        await self._gateway.run(change_user, self._documents, user_id, plan)
         return added
 
     async def addresses(self, user_id: str) -> list[Address]:
@@ -235,7 +282,7 @@ class Users:
         found = await self._gateway.run(
             self._documents.find, ADDRESSES, "user", user_id, limit=ADDRESSES_OF_A_USER
         )
-        return [_address_of(document) for document in found]
+        return [address_of(document) for document in found]
 
     async def delete_address(self, address: str) -> None:
         """NotFound for an unknown one; Denied (what = "address") for the main address of its user and for one
@@ -249,9 +296,9 @@ class Users:
         def plan(document: Document) -> Sequence[Operation]:
             if normal in (document.data["address"], _reserved(document.data["username"])):
                 raise errors.Denied("the main address and the username's stay", what="address")
-            return [_update(document), Delete(ADDRESSES, stored.id)]
+            return [user_update(document), Delete(ADDRESSES, stored.id)]
 
-        await self._gateway.run(_change, self._documents, stored.data["user"], plan)
+        await self._gateway.run(change_user, self._documents, stored.data["user"], plan)
 
     async def resolve(self, address: str) -> Recipient:
         """Whom mail to `address` reaches: its user, or that of the address without "+detail".
@@ -265,7 +312,7 @@ class Users:
         if found is None:
             raise errors.NotFound(f"no address {normal}", what="address")
         document, matched = found
-        user = _user_of(document)
+        user = user_of(document)
         if user.disabled:
             raise errors.Denied(f"{user.username} is disabled", what="user")
         return Recipient(user.id, user.username, matched, self.quota_of(user))
@@ -282,7 +329,7 @@ class Users:
 
     async def _set(self, user_id: str, key: str, value: object) -> None:
         await self._gateway.run(
-            _change, self._documents, user_id, lambda document: [_update(document, **{key: value})]
+            change_user, self._documents, user_id, lambda document: [user_update(document, **{key: value})]
         )
 
 
@@ -308,7 +355,7 @@ def _create(documents: Documents, store: MailStore, user_id: str, operations: Se
 
 
 @writes("store")
-def _change(documents: Documents, user_id: str, plan: Plan) -> bool:
+def change_user(documents: Documents, user_id: str, plan: Plan) -> bool:
     """Apply what `plan` makes of the user's document, again where somebody else was faster; False when it makes
     nothing. NotFound; Conflict (what = "version") after some attempts."""
     for attempt in range(1, CAS_ATTEMPTS + 1):
@@ -360,11 +407,14 @@ def _data_of(user: User) -> dict[str, Any]:
         "password": user.password_hash,
         "quota": user.quota_bytes,
         "disabled": user.disabled,
+        "suspended": user.suspended,
+        "authVersion": user.auth_version,
         "created": user.created,
     }
 
 
-def _user_of(document: Document | None) -> User:
+def user_of(document: Document | None) -> User:
+    """The user that a document is. NotFound for none."""
     if document is None:
         raise errors.NotFound("no such user", what="user")
     data = document.data
@@ -378,10 +428,13 @@ def _user_of(document: Document | None) -> User:
         disabled=data["disabled"],
         created=data["created"],
         version=document.version,
+        suspended=data.get("suspended", False),  # documents of the first versions have neither
+        auth_version=data.get("authVersion", 1),
     )
 
 
-def _update(document: Document, **changes: object) -> Update:
+def user_update(document: Document, **changes: object) -> Update:
+    """The operation that changes these keys of a user's document."""
     return Update(USERS, document.id, document.version, {**document.data, **changes})
 
 
@@ -393,7 +446,7 @@ def _address_data(user_id: str, address: str, created: int) -> dict[str, Any]:
     return {"address": address, "user": user_id, "created": created}
 
 
-def _address_of(document: Document) -> Address:
+def address_of(document: Document) -> Address:
     return Address(document.id, document.data["address"], document.data["user"], document.data["created"])
 
 

@@ -80,29 +80,45 @@ class SqliteDocuments:
         *,
         prefix: str = "",
         after: str | None = None,
+        before: str | None = None,
         limit: int = 20,
     ) -> DocumentPage:
         """See the port. Invalid (what = "cursor") for a cursor that this method did not give."""
         _require_index(collection, field)
-        start = (prefix, "")  # Python compares texts by code points, as SQLite does
-        value, id_ = start if after is None else max(start, _decoded(after))
         stop = _after_prefix(prefix)
         where = "i.collection = :collection AND i.field = :field"
-        where += " AND i.value < :stop" if stop is not None else ""
+        lower, upper = " AND i.value >= :prefix", " AND i.value < :stop" if stop is not None else ""
+        edge, order = lower + upper, "i.value, i.id"
+        value = id_ = ""
+        # One bound on each side, the closer one, so that the index leads straight to the page. Python compares
+        # texts by code points, as SQLite does.
+        if before is not None:
+            edge, order = lower + " AND (i.value, i.id) < (:value, :id)", "i.value DESC, i.id DESC"
+            value, id_ = _decoded(before) if stop is None else min((stop, ""), _decoded(before))
+        elif after is not None:
+            edge = " AND (i.value, i.id) > (:value, :id)" + upper
+            value, id_ = max((prefix, ""), _decoded(after))
         parameters = {"collection": collection.name, "field": field, "prefix": prefix, "stop": stop}
         with self._database.reading() as connection:
             (total,) = connection.execute(
-                f"SELECT count(*) FROM document_index i WHERE {where} AND i.value >= :prefix", parameters
+                f"SELECT count(*) FROM document_index i WHERE {where}{lower}{upper}", parameters
             ).fetchone()
             rows = connection.execute(
                 "SELECT d.id, d.version, d.data, i.value FROM document_index i"
                 " JOIN documents d ON d.collection = i.collection AND d.id = i.id"
-                f" WHERE {where} AND (i.value, i.id) > (:value, :id) ORDER BY i.value, i.id LIMIT :limit",
+                f" WHERE {where}{edge} ORDER BY {order} LIMIT :limit",
                 parameters | {"value": value, "id": id_, "limit": limit + 1},
             ).fetchall()
-        shown = rows[:limit]
-        following = _encoded(shown[-1][3], shown[-1][0]) if len(rows) > limit and shown else None
-        return DocumentPage(tuple(_document(row[:3]) for row in shown), following, total)
+        shown, more = rows[:limit], len(rows) > limit
+        if before is not None:
+            shown.reverse()
+        has_next, has_previous = (True, more) if before is not None else (more, after is not None)
+        return DocumentPage(
+            tuple(_document(row[:3]) for row in shown),
+            _encoded(shown[-1][3], shown[-1][0]) if has_next and shown else None,
+            total,
+            _encoded(shown[0][3], shown[0][0]) if has_previous and shown else None,
+        )
 
     @writes("store")
     def apply(self, operations: Sequence[Operation]) -> None:

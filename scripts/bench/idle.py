@@ -1,0 +1,109 @@
+"""Idle connections: how soon they hear of a delivery, and what each of them costs in memory.
+
+Latency is from the last byte of the message sent by LMTP to the EXISTS at the watching connection, so the commit is
+in it. Memory is the slope between two plateaus of connections that have selected a mailbox and wait in IDLE, spread
+over the accounts: what the server has anyway is not in it, nor are the kernel's socket buffers.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from dataclasses import dataclass
+
+from scripts.bench import samples
+from scripts.bench.rows import Rows, deliver
+from scripts.bench.target import SINKS, WRITERS, Sizes, Target
+from scripts.bench.wire import PATIENCE_S, Exchange, Fault, Line, Script, Timings, codes, greeting, imap_do, play
+
+SETTLE_S = 3.0
+
+
+def _idles(line: Line) -> Script:
+    line.tag += 1
+    yield Exchange(b"z%d IDLE\r\n" % line.tag, lambda data: b"+ " in data and data.endswith(b"\r\n"))
+
+
+def _watcher(rows: Rows, line: Line, account: int) -> None:
+    rows.log_in(line, account)
+    play(line, imap_do(line, b"SELECT INBOX"))
+    play(line, _idles(line))
+
+
+def push(target: Target, sizes: Sizes, connections: int) -> Timings:
+    """Deliveries one after the other to a mailbox that so many connections watch; a latency for each EXISTS."""
+    rows = Rows(target, sizes)
+    watchers = [Line(number) for number in range(connections)]
+    for line in watchers:
+        _watcher(rows, line, SINKS)
+    sender = Line(0, target.places["lmtp"])
+    play(sender, _greet())
+    timings = Timings()
+    began_s = time.perf_counter()
+    for number in range(sizes.pushes):
+        letter = samples.distinct(samples.message(3, 2_000), number)
+        timings.latencies_s.extend(_one_push(sender, watchers, deliver([target.recipient(SINKS)], letter)))
+    timings.elapsed_s = time.perf_counter() - began_s
+    for line in (*watchers, sender):
+        line.close()
+    return timings
+
+
+def _greet() -> Script:
+    yield Exchange(b"", greeting)
+    yield Exchange(b"LHLO bench.example.com\r\n", codes(1))
+
+
+def _one_push(sender: Line, watchers: list[Line], script: Script) -> list[float]:
+    """One delivery; for each watcher the time from the end of the message to its EXISTS."""
+    sender.start(next(script))
+    while (reply := sender.read()) is None:
+        pass
+    content = script.send(reply)
+    waiting = {line.open_socket().fileno(): line for line in watchers}
+    latencies = []
+    with select.epoll() as poll:
+        for descriptor, line in waiting.items():
+            line.over = lambda data: b" EXISTS\r\n" in data
+            poll.register(descriptor, select.EPOLLIN)
+        sent_s = time.perf_counter()
+        sender.start(content)
+        while waiting:
+            events = poll.poll(PATIENCE_S)
+            if not events:
+                raise Fault(f"{len(waiting)} connections heard nothing of a delivery")
+            for descriptor, _ in events:
+                if waiting[descriptor].read() is not None:
+                    latencies.append(time.perf_counter() - sent_s)
+                    poll.unregister(descriptor)
+                    del waiting[descriptor]
+    while sender.read() is None:
+        pass
+    return latencies
+
+
+@dataclass(frozen=True, slots=True)
+class Slope:
+    """Memory of one idle connection, from two plateaus."""
+
+    bytes_each: float
+    plateaus_bytes: tuple[int, int]
+
+
+def memory(target: Target, sizes: Sizes) -> Slope:
+    """Hold that many idle connections twice; what the difference is for each."""
+    rows = Rows(target, sizes)
+    lines: list[Line] = []
+    plateaus = []
+    accounts = max(sizes.connections)
+    for count in sizes.idle:
+        while len(lines) < count:
+            line = Line(len(lines))
+            _watcher(rows, line, WRITERS + len(lines) % accounts)
+            lines.append(line)
+        time.sleep(min(SETTLE_S, sizes.seconds))  # the server is to come to rest
+        plateaus.append(target.memory_bytes())
+    for line in lines:
+        line.close()
+    low, high = plateaus
+    return Slope((high - low) / (sizes.idle[1] - sizes.idle[0]), (low, high))

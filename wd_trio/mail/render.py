@@ -1,0 +1,341 @@
+"""A stored message as a mail client shows it: people, dates, texts and attachments.
+
+ENVELOPE and BODYSTRUCTURE are stored as the bytes that a FETCH sends, rendered at delivery. They are read back here by
+a strict parser of parenthesised values, rather than from the header block: the header is three times as long, stands in another table,
+and its address lists would have to be parsed leniently again. Raw values (names, subjects) keep their RFC 2047 words
+in them and are decoded here, into text that any JSON can carry.
+
+A body is a part with bytes of its own. Those of text/plain and text/html that are not marked as attachments are
+the message's text; all others are attachments, an embedded message being one. Attachments are named ATT00001 … in
+the order of their bytes, so a name holds as long as the message does.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import html
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from functools import lru_cache
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from wd_trio.errors import Invalid
+from wd_trio.mail import params
+from wd_trio.mail.addresslist import MISSING_DOMAIN, MISSING_MAILBOX
+from wd_trio.mail.headers import decode
+from wd_trio.mail.params import Params
+
+Value: TypeAlias = Any
+"""A parsed value: None for NIL, int, bytes, or a list of values."""
+
+_LITERAL: Final = re.compile(rb"\{(\d{1,10})\}\r\n")
+_TOKEN: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[()]|[^ ()"]++|[^ ]', re.DOTALL)
+_ESCAPED: Final = re.compile(rb"\\(.)", re.DOTALL)
+_QUOTE: Final = 34
+
+_DATE: Final = re.compile(
+    rb"(?:[A-Za-z]{3},)? *(\d{1,2}) ([A-Za-z]{3}) (\d{4}) (\d{2}):(\d{2})(?::(\d{2}))? ([+-])(\d{2})(\d{2})"
+)
+_MONTHS: Final = {
+    name: number
+    for number, name in enumerate(
+        (b"jan", b"feb", b"mar", b"apr", b"may", b"jun", b"jul", b"aug", b"sep", b"oct", b"nov", b"dec"), 1
+    )
+}
+_EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
+_FIRST_S: Final = -62_135_596_800  # 0001-01-01
+_LAST_S: Final = 253_402_300_799  # 9999-12-31
+_MAX_DATE_BYTES: Final = 100
+
+_TEXTS: Final = frozenset({"text/plain", "text/html"})
+_CID: Final = re.compile(r"\bcid:([^\s\"'<>()]{1,998})", re.IGNORECASE)
+
+
+# -- parenthesised values
+
+
+def parse_value(data: bytes) -> Value:
+    """The one value that `data` is (RFC 3501 §4): a list, a string, a number or NIL. Invalid for anything else."""
+    stack: list[list[Value]] = []
+    current: list[Value] = []
+    at = 0
+    while True:
+        literal = _LITERAL.search(data, at)  # quoted strings hold no line end, so this is never within one
+        for token in _TOKEN.findall(data, at, literal.start() if literal else len(data)):
+            if token == b"(":
+                stack.append(current)
+                current = []
+            elif token == b")":
+                if not stack:
+                    raise Invalid("a list ends that never began", what="value")
+                inner, current = current, stack.pop()
+                current.append(inner)
+            else:
+                current.append(_atom(token))
+        if literal is None:
+            break
+        at = literal.end() + int(literal[1])
+        if at > len(data):
+            raise Invalid("a literal is cut short", what="value")
+        current.append(data[literal.end() : at])
+    if stack or len(current) != 1:
+        raise Invalid("not one value", what="value")
+    return current[0]
+
+
+def _atom(token: bytes) -> Value:
+    if token[0] == _QUOTE and len(token) > 1:
+        text = token[1:-1]
+        return _ESCAPED.sub(rb"\1", text) if b"\\" in text else text
+    if token == b"NIL":
+        return None
+    if token.isdigit():
+        return int(token)
+    raise Invalid("neither a string nor a number", what="value")
+
+
+# -- the envelope
+
+
+class Person(msgspec.Struct, frozen=True):
+    """Whom an address names; `name` is "" where there is none, `address` where it is not complete."""
+
+    name: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """An ENVELOPE in text. `date` is in seconds since the epoch, None where the header has none that can be read.
+    Groups are left out, their members are not."""
+
+    date: int | None
+    subject: str
+    from_: list[Person]
+    sender: list[Person]
+    reply_to: list[Person]
+    to: list[Person]
+    cc: list[Person]
+    bcc: list[Person]
+    in_reply_to: str
+    message_id: str
+
+
+def read_envelope(data: bytes) -> Envelope:
+    """A stored ENVELOPE. Invalid for what is none."""
+    value = parse_value(data)
+    if not isinstance(value, list) or len(value) != 10:
+        raise Invalid("an envelope has ten fields", what="envelope")
+    written, subject, from_, sender, reply_to, to, cc, bcc, in_reply_to, message_id = value
+    return Envelope(
+        date=parse_date(written) if written else None,
+        subject=_text(subject),
+        from_=_people(from_),
+        sender=_people(sender),
+        reply_to=_people(reply_to),
+        to=_people(to),
+        cc=_people(cc),
+        bcc=_people(bcc),
+        in_reply_to=_text(in_reply_to),
+        message_id=_text(message_id),
+    )
+
+
+def _text(value: bytes | None) -> str:
+    return decode(value) if value else ""
+
+
+def _people(value: list[Value] | None) -> list[Person]:
+    if not value:
+        return []
+    return [_person(name, mailbox, host) for name, _, mailbox, host in value if host is not None]
+
+
+@lru_cache(maxsize=4096)  # the same few people are in every page of a mailbox
+def _person(name: bytes | None, mailbox: bytes | None, host: bytes) -> Person:
+    if not mailbox or mailbox == MISSING_MAILBOX or host == MISSING_DOMAIN:
+        return Person(_text(name), "")
+    return Person(_text(name), decode(b"%b@%b" % (mailbox, host)))
+
+
+def parse_date(value: bytes) -> int | None:
+    """The moment that a Date header names, in seconds since the epoch; None when it names none (RFC 5322 §3.3)."""
+    value = value.strip()[:_MAX_DATE_BYTES]
+    match = _DATE.match(value)
+    month = _MONTHS.get(match[2].lower()) if match else None
+    if match is None or month is None:
+        return _obsolete_date(value)
+    day, _, year, hours, minutes, seconds, sign, zone_hours, zone_minutes = match.groups(b"0")
+    try:
+        days = date(int(year), month, int(day)).toordinal() - _EPOCH_DAY
+    except ValueError:
+        return None
+    offset = int(zone_hours) * 3600 + int(zone_minutes) * 60
+    moment = days * 86_400 + int(hours) * 3600 + int(minutes) * 60 + int(seconds)
+    return _sane(moment + offset if sign == b"-" else moment - offset)
+
+
+def _obsolete_date(value: bytes) -> int | None:
+    """Zones with names, years of two digits, comments (§4.3)."""
+    try:
+        parsed = email.utils.parsedate_tz(value.decode("ascii", "replace"))
+        return _sane(int(email.utils.mktime_tz(parsed))) if parsed else None
+    except (ValueError, OverflowError, IndexError):
+        return None
+
+
+def _sane(seconds: int) -> int | None:
+    return seconds if _FIRST_S <= seconds <= _LAST_S else None
+
+
+def iso_time(seconds: int) -> str:
+    """A moment as JavaScript writes it: 2026-11-23T17:43:26.000Z."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19] + ".000Z"
+
+
+# -- the structure
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A part with bytes of its own. `part` is its section number; `size` counts the bytes as they are encoded.
+    `content_id` is without its angle brackets; `related` says that a sibling refers to it (multipart/related)."""
+
+    part: str
+    content_type: str
+    params: Params
+    encoding: str
+    size: int
+    content_id: str
+    disposition: str
+    filename: str
+    related: bool
+
+    @property
+    def is_text(self) -> bool:
+        return self.content_type in _TEXTS and self.disposition != "attachment"
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A body that is no text. `size_bytes` is about what it has when it is decoded."""
+
+    id: str
+    body: Body
+    filename: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """A BODYSTRUCTURE: the message's own type, and its bodies in the order of their bytes."""
+
+    content_type: str
+    params: Params
+    bodies: tuple[Body, ...]
+
+    @property
+    def texts(self) -> list[Body]:
+        return [body for body in self.bodies if body.is_text]
+
+    @property
+    def attachments(self) -> list[Attachment]:
+        others = (body for body in self.bodies if not body.is_text)
+        return [_attachment(number, body) for number, body in enumerate(others, 1)]
+
+
+def read_structure(data: bytes) -> Structure:
+    """A stored BODYSTRUCTURE (with extension data). Invalid for what is none."""
+    value = parse_value(data)
+    bodies: list[Body] = []
+    try:
+        if isinstance(value[0], list):
+            content_type, found = _multipart(value, "", bodies)
+        else:
+            content_type, found = _leaf(value, "1", bodies, related=False)
+    except (TypeError, IndexError, AttributeError) as error:
+        raise Invalid("not a body structure", what="bodystructure") from error
+    return Structure(content_type, found, tuple(bodies))
+
+
+def _multipart(value: list[Value], prefix: str, bodies: list[Body]) -> tuple[str, Params]:
+    count = next(place for place, item in enumerate(value) if not isinstance(item, list))
+    subtype = value[count].decode("ascii", "replace")
+    for number, child in enumerate(value[:count], 1):
+        part = f"{prefix}{number}"
+        if isinstance(child[0], list):
+            _multipart(child, part + ".", bodies)
+        else:
+            _leaf(child, part, bodies, related=subtype == "related" and number > 1)
+    return f"multipart/{subtype}", _pairs(value[count + 1])
+
+
+def _leaf(value: list[Value], part: str, bodies: list[Body], *, related: bool) -> tuple[str, Params]:
+    kind, subtype, pairs, content_id, _, encoding, size = value[:7]
+    content_type = f"{kind.decode('ascii', 'replace')}/{subtype.decode('ascii', 'replace')}"
+    # What a type adds stands between the size and the extension data: md5, disposition, language, location.
+    disposition = value[-3]
+    found = _pairs(pairs)
+    about = _pairs(disposition[1]) if disposition else ()
+    name = params.text(about, b"filename")
+    bodies.append(
+        Body(
+            part=part,
+            content_type=content_type,
+            params=found,
+            encoding=encoding.decode("ascii", "replace"),
+            size=size,
+            content_id=_text(content_id).strip().removeprefix("<").removesuffix(">"),
+            disposition=disposition[0].decode("ascii", "replace") if disposition else "",
+            filename=name if name is not None else params.text(found, b"name") or "",
+            related=related,
+        )
+    )
+    return content_type, found
+
+
+def _pairs(value: list[bytes] | None) -> Params:
+    return tuple(zip(value[::2], value[1::2], strict=True)) if value else ()
+
+
+def _attachment(number: int, body: Body) -> Attachment:
+    ending = ".eml" if body.content_type in ("message/rfc822", "message/global") else ""
+    size = body.size * 3 // 4 if body.encoding == "base64" else body.size
+    return Attachment(f"ATT{number:05d}", body, body.filename or f"attachment-{number}{ending}", size)
+
+
+# -- texts
+
+
+def text_to_html(text: str) -> str:
+    """Plain text as HTML that shows the same: paragraphs at empty lines, breaks at the others."""
+    paragraphs = html.escape(text.replace("\r\n", "\n").strip("\n")).split("\n\n")
+    return "".join(f"<p>{paragraph.replace(chr(10), '<br/>')}</p>" for paragraph in paragraphs)
+
+
+def link_attachments(document: str, attachments: Sequence[Attachment]) -> str:
+    """HTML in which `cid:` links to attachments of the message (RFC 2392) are `attachment:ATT00001`."""
+    ids = {each.body.content_id: each.id for each in attachments if each.body.content_id}
+    if not ids:
+        return document
+
+    def link(match: re.Match[str]) -> str:
+        found = ids.get(match[1])
+        return f"attachment:{found}" if found else match[0]
+
+    return _CID.sub(link, document)
+
+
+def shown_params(pairs: Params) -> dict[str, str]:
+    """Content-Type parameters as text by name, RFC 2231 forms decoded."""
+    names = dict.fromkeys(name.rstrip(b"*") for name, _ in pairs)
+    return {name.decode("ascii", "replace"): params.text(pairs, name) or "" for name in names}
+
+
+def message_ids(value: bytes) -> list[str]:
+    """The ids of a References field, in order."""
+    return decode(value).split()
