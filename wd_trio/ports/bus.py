@@ -16,8 +16,8 @@ from wd_trio.mail.model import Changes
 @dataclass(frozen=True, slots=True)
 class Hint:
     """One committed change. `kind` is "mailbox" (then `changes` may tell it; modseq 0: emptied, renamed or
-    deleted, ask the store), "folders" (a user's list of mailboxes changed) or "user" (credentials or limits
-    changed: caches of `user_id` are stale)."""
+    deleted, ask the store), "folders" (a user's list of mailboxes changed), "user" (credentials or limits
+    changed: caches of `user_id` are stale) or "kill" (some of the user's sessions are marked to be ended)."""
 
     kind: str
     user_id: str
