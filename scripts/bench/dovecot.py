@@ -73,7 +73,10 @@ def _wait_open(process: subprocess.Popen[bytes], place: Place, folder: Path) -> 
 
 
 def _config(folder: Path, mail_user: str, places: dict[str, Place]) -> str:
-    rootless = "" if os.getuid() == 0 else f"""
+    rootless = (
+        ""
+        if os.getuid() == 0
+        else f"""
 default_login_user = {mail_user}
 default_internal_user = {mail_user}
 default_internal_group = {mail_user}
@@ -81,6 +84,7 @@ service anvil {{
   chroot =
 }}
 """
+    )
     return f"""
 base_dir = {folder}/run
 state_dir = {folder}/state

@@ -14,7 +14,18 @@ from dataclasses import dataclass
 from scripts.bench import samples
 from scripts.bench.rows import Rows, deliver
 from scripts.bench.target import SINKS, WRITERS, Sizes, Target
-from scripts.bench.wire import PATIENCE_S, Exchange, Fault, Line, Script, Timings, codes, greeting, imap_do, play
+from scripts.bench.wire import (
+    PATIENCE_S,
+    Exchange,
+    Fault,
+    Line,
+    Script,
+    Timings,
+    codes,
+    greeting,
+    imap_do,
+    play,
+)
 
 SETTLE_S = 3.0
 
@@ -30,23 +41,35 @@ def _watcher(rows: Rows, line: Line, account: int) -> None:
     play(line, _idles(line))
 
 
-def push(target: Target, sizes: Sizes, connections: int) -> Timings:
-    """Deliveries one after the other to a mailbox that so many connections watch; a latency for each EXISTS."""
-    rows = Rows(target, sizes)
-    watchers = [Line(number) for number in range(connections)]
-    for line in watchers:
-        _watcher(rows, line, SINKS)
-    sender = Line(0, target.places["lmtp"])
-    play(sender, _greet())
-    timings = Timings()
-    began_s = time.perf_counter()
-    for number in range(sizes.pushes):
-        letter = samples.distinct(samples.message(3, 2_000), number)
-        timings.latencies_s.extend(_one_push(sender, watchers, deliver([target.recipient(SINKS)], letter)))
-    timings.elapsed_s = time.perf_counter() - began_s
-    for line in (*watchers, sender):
-        line.close()
-    return timings
+class Push:
+    """Deliveries one after the other to a mailbox that so many connections watch."""
+
+    def __init__(self, target: Target, sizes: Sizes, connections: int) -> None:
+        """Opens the connections; `run` once, `close` once."""
+        self._recipient = target.recipient(SINKS)
+        self._count = sizes.pushes
+        rows = Rows(target, sizes)
+        self._watchers = [Line(number) for number in range(connections)]
+        for line in self._watchers:
+            _watcher(rows, line, SINKS)
+        self._sender = Line(0, target.places["lmtp"])
+        play(self._sender, _greet())
+
+    def run(self) -> Timings:
+        """A latency for each EXISTS."""
+        timings = Timings()
+        began_s = time.perf_counter()
+        for number in range(self._count):
+            letter = samples.distinct(samples.message(3, 2_000), number)
+            timings.latencies_s.extend(
+                _one_push(self._sender, self._watchers, deliver([self._recipient], letter))
+            )
+        timings.elapsed_s = time.perf_counter() - began_s
+        return timings
+
+    def close(self) -> None:
+        for line in (*self._watchers, self._sender):
+            line.close()
 
 
 def _greet() -> Script:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 from scripts.bench import idle
 from scripts.bench.population import populate
@@ -47,14 +48,14 @@ def measured(
         there = row.protocol in target.places and row.there()
         for connections in sizes.connections:
             if there:
-                yield _guarded(row.name, target, connections, lambda n, row=row: _row(row, target, sizes, n))
+                yield _guarded(row.name, target, connections, partial(_row, row, target, sizes))
             else:
                 yield Result(row.name, target.name, connections, note=NOT_THERE)
     if _wanted(PUSH, only):
         for connections in sizes.connections:
-            yield _guarded(PUSH, target, connections, lambda n: _push(target, sizes, n))
+            yield _guarded(PUSH, target, connections, partial(_push, target, sizes))
     if _wanted(MEMORY, only):
-        yield _guarded(MEMORY, target, sizes.idle[1], lambda n: _memory(target, sizes, n))
+        yield _guarded(MEMORY, target, sizes.idle[1], partial(_memory, target, sizes))
 
 
 def _wanted(name: str, only: Sequence[str]) -> bool:
@@ -88,9 +89,11 @@ def _row(row: Row, target: Target, sizes: Sizes, connections: int) -> Result:
 
 
 def _push(target: Target, sizes: Sizes, connections: int) -> Result:
-    return _around(
-        PUSH, target, connections, lambda: idle.push(target, sizes, connections), operations=sizes.pushes
-    )
+    push = idle.Push(target, sizes, connections)
+    try:
+        return _around(PUSH, target, connections, push.run, operations=sizes.pushes)
+    finally:
+        push.close()
 
 
 def _memory(target: Target, sizes: Sizes, connections: int) -> Result:

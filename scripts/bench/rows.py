@@ -94,13 +94,19 @@ class Rows:
 
     def _imap(self, name: str, ready: Callable[[Line], None], *texts: bytes) -> Row:
         return Row(
-            name=name, protocol="imap", ready=ready, operation=self._same(*texts), each=self._pipeline * len(texts)
+            name=name,
+            protocol="imap",
+            ready=ready,
+            operation=self._same(*texts),
+            each=self._pipeline * len(texts),
         )
 
     def _lmtp_rows(self) -> list[Row]:
         names = {2_000: "LMTP 2 KB", 50_000: "LMTP 50 KB", 1_000_000: "LMTP 1 MB"}
         return [
-            Row(name=name, protocol="lmtp", ready=self._greet_lmtp, operation=self._delivery(self._lmtp[size]))
+            Row(
+                name=name, protocol="lmtp", ready=self._greet_lmtp, operation=self._delivery(self._lmtp[size])
+            )
             for size, name in names.items()
         ]
 
@@ -135,7 +141,11 @@ class Rows:
                 there=lambda: self._target.hashes,
             ),
             Row(
-                name="login and logout, password known", protocol="imap", ready=_nothing, operation=again, warm=4
+                name="login and logout, password known",
+                protocol="imap",
+                ready=_nothing,
+                operation=again,
+                warm=4,
             ),
         ]
 
@@ -238,7 +248,12 @@ class Rows:
     def _doomed(self, line: Line) -> None:
         """A mailbox of deleted messages, whose uids are line.facts["uids"]."""
         self._writer(b"SELECT INBOX")(line)
-        for text in (b"COPY 1:* Gone", b"COPY 1:* Gone", b"SELECT Gone", rb"STORE 1:* +FLAGS.SILENT (\Deleted)"):
+        for text in (
+            b"COPY 1:* Gone",
+            b"COPY 1:* Gone",
+            b"SELECT Gone",
+            rb"STORE 1:* +FLAGS.SILENT (\Deleted)",
+        ):
             play(line, imap_do(line, text))
         line.start(command(line, b"UID SEARCH ALL"))
         while (reply := line.read()) is None:

@@ -11,10 +11,12 @@ import random
 
 NEEDLE = "heliotrope"
 SENDER = "rosalind"
-_WORDS = (
-    "mail store worker session message folder engine answer letter paper window garden river morning evening "
-    "number system member office report meeting budget figure market summer winter travel ticket hotel station"
-).split()
+_VOCABULARY = (
+    "mail store worker session message folder engine answer letter paper window garden river morning "
+    "evening number system member office report meeting budget figure market summer winter travel "
+    "ticket hotel station"
+)
+_WORDS = _VOCABULARY.split()
 _NAMES = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi", "ivan", "judy")
 
 

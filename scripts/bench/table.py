@@ -63,7 +63,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m scripts.bench.table", description="Measure the server.")
     add = parser.add_argument
     add("--engine", choices=("embedded",), default="embedded", help="what wd-trio stores in")
-    add("--workers", type=int, nargs="*", default=[1, 2], help="wd-trio with so many workers, one run for each")
+    add(
+        "--workers",
+        type=int,
+        nargs="*",
+        default=[1, 2],
+        help="wd-trio with so many workers, one run for each",
+    )
     add("--dovecot", action="store_true", help="a private Dovecot too (Debian: dovecot-imapd dovecot-lmtpd)")
     add("--peer", metavar="HOST:PORT", help="an IMAP server that runs already")
     add("--peer-lmtp", metavar="HOST:PORT", help="its LMTP")
@@ -76,7 +82,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--connections", type=int, nargs="+", help="numbers of connections (at most 20; default: 1 20)")
     add("--pipeline", type=int, default=1, help="IMAP commands in one send, where a row allows it")
     add("--tiny", action="store_true", help="sizes that only show that everything works")
-    add("--folder", type=Path, help="where the servers' data goes: a local disk (default: the temporary folder)")
+    add(
+        "--folder",
+        type=Path,
+        help="where the servers' data goes: a local disk (default: the temporary folder)",
+    )
     add("--json", action="store_true", help="JSON instead of a table")
     return parser
 
@@ -120,14 +130,15 @@ def _place(text: str) -> Place:
 
 def _progress(result: Result) -> str:
     figures = f"{result.per_second:.1f}/s {result.cpu_ms:.3f} ms" if result.operations else ""
-    return f"{result.target}: {result.row} × {result.connections}: {figures}{result.note}"
+    return f"{result.target}: {result.row} with {result.connections}: {figures}{result.note}"
 
 
 def _print(results: Sequence[Result], about: dict[str, object]) -> None:
     targets = list(dict.fromkeys(result.target for result in results))
     head = ", ".join(f"{name} {value}" for name, value in about.items())
-    table = Table(title=f"CPU ms per operation, operations per second, p50/p99 ms ({head})", box=box.MARKDOWN)
-    table.add_column("row")
+    print(f"CPU ms per operation, operations per second, p50/p99 ms; {head}")
+    table = Table(box=box.MARKDOWN)
+    table.add_column("row", no_wrap=True)
     table.add_column("conns", justify="right")
     for target in targets:
         for name in (f"{target}: CPU ms", "per s", "p50/p99"):
@@ -136,7 +147,7 @@ def _print(results: Sequence[Result], about: dict[str, object]) -> None:
     for row, connections in dict.fromkeys((result.row, result.connections) for result in results):
         texts = [text for target in targets for text in _cell(cells.get((row, connections, target)))]
         table.add_row(row, str(connections), *texts)
-    Console(width=None if sys.stdout.isatty() else 60 + 60 * len(targets)).print(table)
+    Console(width=None if sys.stdout.isatty() else 70 + 70 * len(targets)).print(table)
 
 
 def _cell(result: Result | None) -> tuple[str, str, str]:

@@ -133,7 +133,10 @@ def own_server(
     finally:
         process.send_signal(signal.SIGTERM)
         if process.wait(START_S) != 0:
-            print(f"the server ended with {process.returncode}:\n{log_path.read_text()[-3000:]}", file=sys.stderr)
+            print(
+                f"the server ended with {process.returncode}:\n{log_path.read_text()[-3000:]}",
+                file=sys.stderr,
+            )
 
 
 def _environment() -> dict[str, str]:
@@ -152,7 +155,7 @@ def _config(folder: Path, *, workers: int, sizes: Sizes) -> str:
             f"[api]\nlisten = {anywhere}\naccess_token = {json.dumps(TOKEN)}",
             "[limits]\nconnections_per_user = 10000\nconnections_per_ip = 15000",
             f"[auth]\nargon2_time_cost = {passes}\nargon2_memory_kib = {kib}",
-            '[log]\nlevel = "warning"\nformat = "json"',
+            '[log]\nformat = "json"',
         )
     )
 

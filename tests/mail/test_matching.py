@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from mail_samples import BY_HAND, generated
 from matching_support import Naive, Stored, plain
 
-from wd_trio.mail.matching import Matcher
+from wd_trio.errors import Invalid
+from wd_trio.mail.matching import MAX_NEEDLES, Matcher
 from wd_trio.mail.model import DELETED, FLAGGED, SEEN, Columns
 from wd_trio.mail.numset import SequenceSet, UidSet
 from wd_trio.mail.rope import CHUNK_BYTES
@@ -328,6 +329,14 @@ def test_a_key_says_which_columns_it_needs() -> None:
 def test_numbers_are_no_keys_for_a_matcher() -> None:
     with pytest.raises(ValueError, match="uids"):
         Matcher(Not(Numbers(SequenceSet(((1, 2),)), uid=False)), now=0)
+
+
+def test_there_is_a_limit_to_different_texts() -> None:
+    texts = tuple(Text(f"t{n}") for n in range(MAX_NEEDLES))
+    assert Matcher(Or((*texts, *texts)), now=0).keys == 2 * MAX_NEEDLES + 1
+    with pytest.raises(Invalid) as caught:
+        Matcher(Or((*texts, Not(Body("another")))), now=0)
+    assert caught.value.what == "search"
 
 
 TEXT_KEYS: list[tuple[SearchKey, bool]] = [

@@ -183,9 +183,7 @@ def quick(**changes: float) -> ImapOptions:
 
 
 async def test_idle_sends_keepalives_and_ends(tmp_path: Path) -> None:
-    async with open_world(
-        "sqlite", tmp_path, options=quick(keepalive_s=0.05, idle_timeout_s=0.3)
-    ) as world:
+    async with open_world("sqlite", tmp_path, options=quick(keepalive_s=0.05, idle_timeout_s=0.3)) as world:
         await world.client(1).log_in("alice")
         await world.client(1).send(b"a1 IDLE\r\n")
         assert await world.client(1).read_line() == "+ idling"
@@ -261,7 +259,9 @@ async def test_an_engine_that_fails_says_unavailable(tmp_path: Path) -> None:
         assert lines == ["a2 NO [UNAVAILABLE] Temporarily unavailable, try again later"]
         await client.send(b"a3 APPEND INBOX {9+}\r\na9 LOGOUT\r\n")
         assert (await client.read_line()).startswith("a3 NO [UNAVAILABLE]")
-        assert (await client.command("a4", "NOOP")) == ["a4 OK NOOP completed"], "no literal was read as a command"
+        assert (await client.command("a4", "NOOP")) == ["a4 OK NOOP completed"], (
+            "no literal was read as a command"
+        )
 
 
 async def test_a_mailbox_that_is_gone_ends_the_session(tmp_path: Path) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from ipaddress import ip_network
 from pathlib import Path
+from typing import Any
 
+import pytest
 import trio
 from imap_world import Client, World, world_config
 
 from wd_trio.adapters.sqlite.bus import LocalBus
+from wd_trio.errors import Unavailable
 from wd_trio.mail.model import DELETED, Columns, FlagChange, Mailbox
 from wd_trio.mail.numset import UidSet
 from wd_trio.ops.boot import Services, open_services
@@ -24,6 +27,8 @@ from wd_trio.service.messages import Place
 
 NETWORKS = (ip_network("127.0.0.0/8"),)
 OPTIONS = Pop3Options(hostname="mail.test", trusted_networks=NETWORKS)
+MARKED = "+OK Marked to be deleted"
+TROUBLE = "-ERR [SYS/TEMP] Trouble on our side, try again later"
 
 
 class Pop3Client(Client):
@@ -145,3 +150,23 @@ async def serving(
             for client in world.clients:
                 await client.aclose()
             nursery.cancel_scope.cancel()
+
+
+async def deliver_some(world: Pop3World, count: int) -> None:
+    for number in range(1, count + 1):
+        await world.deliver("alice", raw=b"Subject: %d\r\n\r\nbody %d\r\n" % (number, number))
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, target: object, name: str, times: int = 1) -> None:
+    """Make the next calls of an async method fail as if the engine were down."""
+    whole: Callable[..., Any] = getattr(target, name)
+    left = [times]
+
+    async def fails(*arguments: Any, **options: Any) -> Any:
+        if left[0]:
+            left[0] -= 1
+            await trio.lowlevel.checkpoint()
+            raise Unavailable("down")
+        return await whole(*arguments, **options)
+
+    monkeypatch.setattr(target, name, fails)

@@ -1,20 +1,30 @@
 """The HTTP application: one quart-trio app for each worker, served by hypercorn.
 
-Health and metrics come as callables, for this package knows nothing of processes. Every error has one shape,
-`{"error", "code"}`, with the status that fits; an unexpected one is logged and told in fixed words.
+Health and metrics come as callables, for this package knows nothing of processes. They and /health/live ask nobody
+who calls; everything else is declared in blueprints and wants a token (routing.py). Every error has one shape,
+`{"error", "code", "details"?}`, with the status that fits (errors.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final, TypeAlias
+from functools import cache
+from typing import Any, Final, TypeAlias
 
+import msgspec
 import structlog
 from quart import Response, jsonify
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
-from wd_trio.errors import Unavailable
+from wd_trio import __version__
+from wd_trio.api import errors, openapi
+from wd_trio.api.asgi import BoundedConnection, BoundedRequest
+from wd_trio.api.auth import ANY, Caller
+from wd_trio.api.blueprints import addresses, authentication, users
+from wd_trio.api.routing import Route, Routes
+from wd_trio.api.schema import Request
+from wd_trio.api.services import ApiServices
 
 log = structlog.get_logger()
 
@@ -22,15 +32,41 @@ Reply: TypeAlias = tuple[int, Mapping[str, object]]
 """An HTTP status and the JSON object of the body."""
 Probe: TypeAlias = Callable[[], Awaitable[Reply]]
 
-REQUEST_BYTES: Final = 1 << 20
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+SLACK_BYTES: Final = 1 << 20
+
+about: Final = Routes("About")
+BLUEPRINTS: Final = (users.routes, addresses.routes, authentication.routes, about)
 
 
-def create_app(*, ready: Probe, live: Probe, metrics: Callable[[], Awaitable[str]]) -> QuartTrio:
-    """The app with `GET /health`, `GET /health/live` and `GET /metrics`, none of which asks who calls."""
-    app = QuartTrio("wd_trio.api", static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = REQUEST_BYTES
+class Api(QuartTrio):
+    asgi_http_class = BoundedConnection
+    request_class = BoundedRequest
+
+
+@about.route("GET", "/openapi.json", request=Request, response=None, access=ANY)
+async def describe(request: Request, caller: Caller, services: ApiServices) -> Response:
+    """This API as an OpenAPI 3.1 document"""
+    return Response(_described(), content_type=errors.JSON_TYPE)
+
+
+def all_routes() -> list[Route]:
+    """Every declared route, in the order of the documentation."""
+    return [route for blueprint in BLUEPRINTS for route in blueprint.all]
+
+
+def create_app(
+    *, ready: Probe, live: Probe, metrics: Callable[[], Awaitable[str]], services: ApiServices
+) -> QuartTrio:
+    """The app over these services, with `GET /health`, `GET /health/live` and `GET /metrics` besides."""
+    app = Api("wd_trio.api", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = services.options.message_bytes * 4 // 3 + SLACK_BYTES  # base64 in JSON
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
+    app.config["RESPONSE_TIMEOUT"] = None  # streams bound themselves
     app.json.sort_keys = False  # type: ignore[attr-defined]  # the default provider has it; its base has not
+    app.url_map.merge_slashes = False
+    if not services.options.access_control:
+        log.warning("access control is off: every call of the API is root's")
 
     async def health() -> Response:
         return _reply(*await ready())
@@ -44,10 +80,21 @@ def create_app(*, ready: Probe, live: Probe, metrics: Callable[[], Awaitable[str
     app.add_url_rule("/health", view_func=health, methods=["GET"])
     app.add_url_rule("/health/live", view_func=health_live, methods=["GET"])
     app.add_url_rule("/metrics", view_func=metrics_text, methods=["GET"])
+    for blueprint in BLUEPRINTS:
+        blueprint.install(app, services)
     app.register_error_handler(HTTPException, _http_error)
-    app.register_error_handler(Unavailable, _unavailable)
-    app.register_error_handler(Exception, _unexpected)
+    app.register_error_handler(Exception, _error)
     return app
+
+
+@cache
+def _described() -> bytes:
+    return msgspec.json.encode(description())
+
+
+def description() -> dict[str, Any]:
+    """The OpenAPI document of all routes."""
+    return openapi.document(all_routes(), version=__version__)
 
 
 def _reply(status: int, body: Mapping[str, object]) -> Response:
@@ -58,20 +105,8 @@ def _reply(status: int, body: Mapping[str, object]) -> Response:
 
 
 async def _http_error(error: HTTPException) -> Response:
-    response = _reply(
-        error.code or 500, {"error": error.name, "code": error.name.replace(" ", "").replace("'", "")}
-    )
-    for name, value in error.get_headers():
-        if name == "Allow":
-            response.headers[name] = value
-    return response
+    return errors.http_answer(error)
 
 
-async def _unavailable(error: Unavailable) -> Response:
-    log.warning("request not served", error=str(error), what=error.what)
-    return _reply(503, {"error": "Service Unavailable", "code": "ServiceUnavailable"})
-
-
-async def _unexpected(error: Exception) -> Response:
-    log.error("request failed", exc_info=error)
-    return _reply(500, {"error": "Internal Server Error", "code": "InternalServerError"})
+async def _error(error: Exception) -> Response:
+    return errors.answer(error)

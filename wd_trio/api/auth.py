@@ -25,6 +25,8 @@ ROOT: Final = frozenset({ROOT_ROLE})
 """Routes of root's only."""
 OWN: Final = frozenset({ROOT_ROLE, USER_ROLE})
 """Routes of root's, and of the user who is named in the path."""
+ANY: Final = OWN
+"""Routes that name no user: whoever has a token."""
 ME: Final = "me"
 TOKEN_KEY: Final = "accessToken"
 _BEARER: Final = "bearer "

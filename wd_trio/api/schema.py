@@ -17,6 +17,7 @@ How a route is made (blueprints/users.py is the example):
   the query over the body. Unknown keys are faults, and all faults are told at once (`Faults`, status 400).
 - Texts become what the field wants: "20" a number, Y/yes/on/1/true (and their opposites) a boolean, one text a list
   of one. Empty query parameters count as absent. None means absent too, so optional fields are `T | None = None`.
+- Not inherited by msgspec: `frozen=True` stands at each class, and `kw_only=True` at bases with defaults.
 - A path parameter `{user}` may be `me` with a user's token. With access=OWN, such a token reaches its own user only.
 - Errors are raised as domain errors (wd_trio.errors, `Faults` for one field); api/errors.py makes the answers.
 - Lists: `Paging` as the request's base, `Listing` as the answer's; `encode_cursor` makes the opaque cursors,
@@ -79,14 +80,14 @@ class Created(Answer, frozen=True):
     id: str
 
 
-class Paging(Request, frozen=True):
+class Paging(Request, kw_only=True, frozen=True):
     limit: Limit = PAGE_DEFAULT
     page: PageNumber = 1
     next: Cursor | None = None
     previous: Cursor | None = None
 
 
-class Listing(Answer, frozen=True):
+class Listing(Answer, kw_only=True, frozen=True):
     """One page; a cursor that leads nowhere is false. Add `results: list[…]`."""
 
     total: int

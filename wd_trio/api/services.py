@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from wd_trio.secret import Secret
 from wd_trio.service.auth import Auth
 from wd_trio.service.changes import ChangeHub
+from wd_trio.service.directory import Directory
 from wd_trio.service.mailboxes import Mailboxes
 from wd_trio.service.messages import Messages
 from wd_trio.service.sessions import Sessions
@@ -31,6 +32,7 @@ class ApiOptions:
 class ApiServices:
     users: Users
     auth: Auth
+    directory: Directory
     tokens: Tokens
     sessions: Sessions
     mailboxes: Mailboxes

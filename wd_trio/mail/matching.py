@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
+from wd_trio.errors import Invalid
 from wd_trio.mail.model import Columns, MessageRow
 from wd_trio.mail.search import (
     Age,
@@ -36,6 +37,8 @@ from wd_trio.mail.textfind import fold
 
 Test: TypeAlias = Callable[[MessageRow, RowText | None], bool | None]
 
+MAX_NEEDLES: Final = 100  # different texts of one key: each costs a walk through every body
+
 _ROW: Final = 0
 _HEADER: Final = 1
 _BODY: Final = 2
@@ -50,16 +53,19 @@ class _Step(NamedTuple):
 class Matcher:
     """One search key, ready for many messages. `now` is what Age counts back from, seconds since the epoch.
 
-    `columns` are those that `matches` needs of a row, Columns.NONE when `row` always decides. ValueError for a
-    key that still holds Numbers.
+    `columns` are those that `matches` needs of a row, Columns.NONE when `row` always decides; `keys` counts the
+    tree's. Invalid (what="search") for more than `MAX_NEEDLES` texts, ValueError for a key that still holds Numbers.
     """
 
-    __slots__ = ("_needles", "_test", "columns")
+    __slots__ = ("_needles", "_test", "columns", "keys")
 
     def __init__(self, key: SearchKey, *, now: int) -> None:
         self.columns = Columns.NONE
+        self.keys = 0
         self._needles: set[str] = set()
         self._test = self._step(key, now).test
+        if len(self._needles) > MAX_NEEDLES:
+            raise Invalid(f"more than {MAX_NEEDLES} texts to look for", what="search")
 
     def row(self, row: MessageRow) -> bool | None:
         """The answer by uid, flags, dates and size alone; None when it depends on text."""
@@ -70,6 +76,7 @@ class Matcher:
         return bool(self._test(row, RowText(row, read, self._needles)))
 
     def _step(self, key: SearchKey, now: int) -> _Step:
+        self.keys += 1
         match key:
             case And(keys=keys):
                 return _combined([self._step(inner, now) for inner in keys], ends=False)

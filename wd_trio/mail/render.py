@@ -1,9 +1,9 @@
 """A stored message as a mail client shows it: people, dates, texts and attachments.
 
-ENVELOPE and BODYSTRUCTURE are stored as the bytes that a FETCH sends, rendered at delivery. They are read back here by
-a strict parser of parenthesised values, rather than from the header block: the header is three times as long, stands in another table,
-and its address lists would have to be parsed leniently again. Raw values (names, subjects) keep their RFC 2047 words
-in them and are decoded here, into text that any JSON can carry.
+ENVELOPE and BODYSTRUCTURE are stored as the bytes that a FETCH sends, rendered at delivery. They are read back here
+by a strict parser of parenthesised values, rather than from the header block: the header is several times as long,
+stands in another table, and its address lists would have to be read leniently once more. Raw values (names, subjects)
+keep their RFC 2047 words in them and are decoded here, into text that any JSON can carry.
 
 A body is a part with bytes of its own. Those of text/plain and text/html that are not marked as attachments are
 the message's text; all others are attachments, an embedded message being one. Attachments are named ATT00001 … in

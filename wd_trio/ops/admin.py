@@ -6,8 +6,6 @@ shares the store and sees the outcome at its next look. Nothing here listens or 
 
 from __future__ import annotations
 
-import hashlib
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -23,17 +21,13 @@ from wd_trio.config import Config, Log
 from wd_trio.errors import NotFound, Unavailable, WdError
 from wd_trio.ops import control, log
 from wd_trio.ops.boot import Services, open_services
-from wd_trio.ports.documents import Collection, Index, Insert
-from wd_trio.ports.ids import new_id
 from wd_trio.ports.sessions import SessionDocument
-from wd_trio.secret import Secret, random_password, random_token
+from wd_trio.secret import Secret, random_password
 
 T = TypeVar("T")
 
 DEMO_USER: Final = "demo"
 DEMO_ADDRESS: Final = "demo@localhost"
-TOKENS: Final = Collection("tokens", (Index("hash", unique=True), Index("role")))
-"""API tokens: {"hash": SHA-256 in hex, "role", "created": ms}; the token itself is never stored."""
 _PAGE: Final = 200
 KILL_WAIT_S: Final = 10.0
 KILL_LOOK_S: Final = 0.05
@@ -307,16 +301,9 @@ def prepare_demo(config: Config) -> Demo:
 async def _first_token(services: Services, config: Config) -> Secret | None:
     if config.api.access_token or not config.api.access_control:
         return None
-    if await services.gateway.run(services.documents.find, TOKENS, "role", "root", limit=1):
+    if await services.tokens.has_root():
         return None
-    token = Secret(random_token())
-    data = {
-        "hash": hashlib.sha256(token.reveal().encode()).hexdigest(),
-        "role": "root",
-        "created": int(time.time() * 1000),
-    }
-    await services.gateway.run(services.documents.apply, [Insert(TOKENS, new_id(), data)])
-    return token
+    return await services.tokens.issue_root()
 
 
 # --- copies -----------------------------------------------------------------------------------------------

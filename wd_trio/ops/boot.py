@@ -31,6 +31,7 @@ from wd_trio.adapters.sqlite.limits import SqliteLimits, open_state
 from wd_trio.adapters.sqlite.sessions import SqliteSessions
 from wd_trio.adapters.sqlite.store import SqliteStore
 from wd_trio.addresses import sqlite_path
+from wd_trio.api.services import ApiOptions, ApiServices
 from wd_trio.config import Config
 from wd_trio.ports.bus import Bus
 from wd_trio.ports.gateway import HASH, WORK, in_lane
@@ -44,11 +45,13 @@ from wd_trio.service.auth import Auth, AuthOptions
 from wd_trio.service.changes import ChangeHub
 from wd_trio.service.credentials import Hasher
 from wd_trio.service.delivery import Delivery, DeliveryOptions
+from wd_trio.service.directory import Directory
 from wd_trio.service.intake import Intake
 from wd_trio.service.mailboxes import Mailboxes
 from wd_trio.service.maildrop import Maildrops
 from wd_trio.service.messages import Messages
 from wd_trio.service.sessions import SessionOptions, Sessions
+from wd_trio.service.tokens import Tokens
 from wd_trio.service.tracking import Tracking
 from wd_trio.service.users import UserOptions, Users
 
@@ -71,6 +74,8 @@ class Services:
     documents: SqliteDocuments
     limits: SqliteLimits
     users: Users
+    directory: Directory
+    tokens: Tokens
     auth: Auth
     hub: ChangeHub
     intake: Intake
@@ -216,6 +221,8 @@ def _compose(
         documents=documents,
         limits=limits,
         users=users,
+        directory=Directory(gateway=gateway, documents=documents, store=store),
+        tokens=Tokens(gateway=gateway, documents=documents, hub=hub),
         auth=auth,
         hub=hub,
         intake=intake,
@@ -285,6 +292,25 @@ def handlers(services: Services, config: Config) -> dict[str, Handler]:
         "pop3": lambda connection: serve_pop3(connection, pop3_services, pop3_options),
         "lmtp": lambda connection: serve_lmtp(connection, lmtp_services, lmtp_options),
     }
+
+
+def api_services(services: Services, config: Config) -> ApiServices:
+    """What the API is made over."""
+    return ApiServices(
+        users=services.users,
+        directory=services.directory,
+        auth=services.auth,
+        tokens=services.tokens,
+        sessions=services.sessions,
+        mailboxes=services.mailboxes,
+        messages=services.messages,
+        hub=services.hub,
+        options=ApiOptions(
+            access_token=config.api.access_token,
+            access_control=config.api.access_control,
+            message_bytes=config.limits.message_bytes,
+        ),
+    )
 
 
 def _trusted(config: Config) -> tuple[IPv4Network | IPv6Network, ...]:

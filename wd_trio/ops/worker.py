@@ -37,7 +37,7 @@ from wd_trio.config import Log
 from wd_trio.errors import Unavailable, WdError
 from wd_trio.ops import log as logging
 from wd_trio.ops import messages, metrics
-from wd_trio.ops.boot import Services, handlers, open_services
+from wd_trio.ops.boot import Services, api_services, handlers, open_services
 from wd_trio.ops.handoff import Channel, ChannelOver, Received, close_all
 from wd_trio.ops.health import Health
 from wd_trio.ops.http import serve_http
@@ -125,7 +125,12 @@ class Worker:
                     outer.cancel_scope.cancel()
                     return status
                 health = self._health = Health(gateway=services.gateway, store=services.store)
-                app = create_app(ready=health.ready, live=health.live, metrics=self._metrics_text)
+                app = create_app(
+                    ready=health.ready,
+                    live=health.live,
+                    metrics=self._metrics_text,
+                    services=api_services(services, boot.config),
+                )
                 outer.start_soon(self._serve_api, app)
                 await self._serve_tree(boot, services)
                 status = 0

@@ -1,7 +1,8 @@
 """The mail store: mailboxes and messages of users. Synchronous; reached through the gateway.
 
 Promises every adapter keeps (tests/contract holds them):
-- Every change of a mailbox takes the next modseq of that mailbox; one transaction takes one modseq.
+- Every change of a mailbox takes the next modseq of that mailbox; one call changes a mailbox at one modseq
+  (a move onto the same mailbox at two).
 - A uid never becomes visible before a smaller one, and is never given twice.
 - Counters (messages, unseen, deleted, bytes; the user's usage) move in the same transaction.
 - A call that returns has committed durably; one that raises has changed nothing.
@@ -58,12 +59,14 @@ class MailStore(Blobs, Protocol):
         ...
 
     def delete_mailbox(self, user_id: str, path: str) -> str:
-        """Remove a mailbox with its messages, not its children; its id. The name stays subscribed. NotFound."""
+        """Remove a mailbox with its messages, not its children; its id. The name stays subscribed. NotFound;
+        Denied for INBOX."""
         ...
 
     def rename_mailbox(self, user_id: str, source: str, target: str) -> list[str]:
         """Give a mailbox and all its children new paths at once (their ids). INBOX stays: its messages move to
-        a new mailbox `target`, its children stay (RFC 3501 §6.3.5). NotFound; Conflict when a path is taken."""
+        a new mailbox `target`, its children stay (RFC 3501 §6.3.5); the ids are INBOX's and the new one's.
+        NotFound; Conflict when a path is taken; Invalid for a target within the source."""
         ...
 
     def subscribe(self, user_id: str, path: str, *, subscribed: bool) -> None:
@@ -142,14 +145,16 @@ class MailStore(Blobs, Protocol):
     ) -> Copied:
         """Copy, or move, the living messages among `uids` to the mailbox `path` of the same user, flags, dates
         and contents included, in one transaction. NotFound (what="target") when there is no such mailbox;
-        OverQuota for a copy without room (a move needs none)."""
+        OverQuota for a copy without room (a move needs none). A move onto the same mailbox is two changes in one
+        transaction, each with a modseq of its own: first the new messages, then the expunge."""
         ...
 
     def search(
         self, mailbox_id: str, uids: UidSet, key: SearchKey, *, now: int, after: int = 0, limit: int = 1000
     ) -> Found:
         """The living messages among `uids` above `after` that match, looking at about `limit` messages, or at
-        as many as a few MB of text allow. Substrings match without regard to case, in decoded text."""
+        as many as a few MB of text allow. Substrings match without regard to case, in decoded text. Invalid
+        (what="search") for a key with too many texts."""
         ...
 
     def changes_since(self, mailbox_id: str, modseq: int, *, limit: int = 1000) -> Changes:

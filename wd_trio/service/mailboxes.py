@@ -43,6 +43,8 @@ class _Known:
 
 def checked_name(path: str) -> str:
     """A name that may be given to a mailbox, normalised. Invalid (what="name") for any other."""
+    if len(path) > MAX_NAME_BYTES:  # before it is normalised, which long runs of accents make costly
+        raise Invalid("too long", what="name")
     name = unicodedata.normalize("NFC", path)
     levels = name.split(SEPARATOR)
     if not all(levels) or len(levels) > MAX_LEVELS or len(name.encode()) > MAX_NAME_BYTES:
@@ -109,8 +111,11 @@ class Mailboxes:
         self._hub.publish(Hint("folders", user_id))
 
     async def subscribe(self, user_id: str, path: str, *, subscribed: bool) -> None:
-        """Note whether a name is subscribed; there need not be a mailbox of that name."""
+        """Note whether a name is subscribed; there need not be a mailbox of that name. Invalid for a bad name,
+        Limited for one too many (two crossings to subscribe)."""
         name = checked_name(path) if subscribed else path
+        if subscribed and len(await self.subscriptions(user_id)) >= MAX_MAILBOXES:
+            raise Limited("too many subscriptions", what="subscriptions")
         await self._gateway.run(self._store.subscribe, user_id, name, subscribed=subscribed)
 
     async def subscriptions(self, user_id: str) -> builtins.list[str]:

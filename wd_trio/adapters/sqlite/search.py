@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import sqlite3
 from itertools import count
-from typing import Final
+from typing import Final, NamedTuple
 
 from wd_trio.adapters.sqlite import blobs as blobs_
 from wd_trio.adapters.sqlite import messages
@@ -42,6 +42,7 @@ TEXT_BUDGET_BYTES: Final = 4 << 20
 _MAX_KEYS: Final = 300  # SQLite's own limit is an expression 1,000 deep
 _MAX_DEPTH: Final = 10  # … and a parser stack of 100
 _MAX_RANGES: Final = 8
+_LONG_KEY: Final = 64  # so many keys asked of a row take as long as the row itself
 _FEW: Final = 4  # an index pays where it leads to at most one message in so many
 _INT64_MAX: Final = (1 << 63) - 1
 
@@ -56,18 +57,24 @@ def page(
     after: int,
     limit: int,
 ) -> Found:
-    """The first matches among `uids` above `after`: `limit` messages looked at, or `TEXT_BUDGET_BYTES` read."""
+    """The first matches among `uids` above `after`: `limit` messages looked at, or `TEXT_BUDGET_BYTES` read;
+    fewer where the key is a very long one. Invalid (what="search") for more texts than a Matcher takes."""
     uids = _narrowed(uids.between(after + 1, MAX_UID), key)
     if not uids:
         return Found(EMPTY, 0, 0)
-    picked, goes_on = _walk(connection, mailbox.number, uids, key, limit)
     condition = _Condition(now)
-    sql = f"{picked.condition} AND {condition.of(key, perhaps='1')}"
-    parameters = picked.parameters | condition.parameters
-    if condition.exact:
-        rows = connection.execute(f"SELECT m.uid, m.modseq FROM {picked.source} WHERE {sql}", parameters)
-        return _found(rows.fetchall(), goes_on)
-    return _ask_each(connection, Picked(picked.source, sql, parameters), Matcher(key, now=now), goes_on)
+    wanted = condition.of(key, perhaps="1")
+    matcher = None if condition.exact else Matcher(key, now=now)
+    if matcher is not None:
+        limit = max(limit // (1 + matcher.keys // _LONG_KEY), 1)
+    source, walk, parameters, goes_on = _walk(connection, mailbox.number, uids, key, limit)
+    picked = Picked(source, f"{walk} AND {wanted}", parameters | condition.parameters)
+    if matcher is not None:
+        return _ask_each(connection, picked, matcher, goes_on)
+    rows = connection.execute(
+        f"SELECT m.uid, m.modseq FROM {picked.source} WHERE {picked.condition}", picked.parameters
+    )
+    return _found(rows.fetchall(), goes_on)
 
 
 def _found(rows: list[tuple[int, int]], after: int) -> Found:
@@ -117,11 +124,17 @@ def _narrowed(uids: UidSet, key: SearchKey) -> UidSet:
     return uids
 
 
-def _walk(
-    connection: sqlite3.Connection, number: int, uids: UidSet, key: SearchKey, limit: int
-) -> tuple[Picked, int]:
-    """The walk over the next `limit` messages among `uids`, and the uid at which it ends when it is not the last
-    (else 0)."""
+class _Walk(NamedTuple):
+    """As Picked, and the uid at which the walk ends when more lies behind it, else 0."""
+
+    source: str
+    condition: str
+    parameters: dict[str, object]
+    goes_on: int
+
+
+def _walk(connection: sqlite3.Connection, number: int, uids: UidSet, key: SearchKey, limit: int) -> _Walk:
+    """The walk over the next `limit` messages among `uids`."""
     rest = uids
     if uids.range_count > 2 * limit:
         # So many ranges hold about that many messages, and what is handed to SQLite stays small.
@@ -136,11 +149,8 @@ def _walk(
         if len(ends) == 2:  # this page's last message, and another behind it
             uids = uids.between(1, ends[0][0])
     picked = pick(number, uids)
-    whole = uids.last == rest.last
-    return (
-        Picked(picked.source + source, picked.condition + predicate, picked.parameters),
-        0 if whole else uids.last,
-    )
+    goes_on = 0 if uids.last == rest.last else uids.last
+    return _Walk(picked.source + source, picked.condition + predicate, picked.parameters, goes_on)
 
 
 def _index(connection: sqlite3.Connection, number: int, key: SearchKey) -> tuple[str, str]:
