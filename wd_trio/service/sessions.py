@@ -61,16 +61,22 @@ class Peer(Protocol):
 
 
 class Session:
-    """One session of this worker. Made by `Sessions.begin`."""
+    """One session of this worker. Made by `Sessions.begin`.
 
-    __slots__ = ("_clock", "_document", "changed", "kick", "written_at")
+    `describe`, where a protocol sets it, gives what is selected and the state when the document is written: a
+    command then costs no more than a `touch`.
+    """
+
+    __slots__ = ("_active_at", "_clock", "_document", "changed", "describe", "kick", "written_at")
 
     def __init__(
         self, document: SessionDocument, kick: Callable[[str], None], clock: Callable[[], float]
     ) -> None:
         self._document = document
         self._clock = clock
+        self._active_at = clock()
         self.kick = kick
+        self.describe: Callable[[], tuple[str, Json]] | None = None
         self.changed = False
         self.written_at = clock()
 
@@ -85,14 +91,24 @@ class Session:
     @property
     def document(self) -> SessionDocument:
         """The document as it is to be written next."""
-        return self._document
+        news: dict[str, Any] = {"last_activity": int(self._active_at * 1000)}
+        if self.describe is not None:
+            news["selected"], state = self.describe()
+            news["state"] = {key: value for key, value in state.items() if value is not None}
+        return replace(self._document, **news)
+
+    def touch(self) -> None:
+        """The client was active."""
+        self._active_at = self._clock()
+        self.changed = True
 
     def note(
         self, *, selected: str | None = None, state: Json | None = None, user_agent: str | None = None
     ) -> None:
         """The client was active; and what of it is new. `state` is merged into what was noted before, where None
         takes a key away. Costs no crossing: it is written with the next batch, or with `Sessions.update`."""
-        news: dict[str, Any] = {"last_activity": int(self._clock() * 1000)}
+        self.touch()
+        news: dict[str, Any] = {}
         if selected is not None:
             news["selected"] = selected
         if user_agent is not None:
@@ -101,7 +117,6 @@ class Session:
             merged = {**self._document.state, **state}
             news["state"] = {key: value for key, value in merged.items() if value is not None}
         self._document = replace(self._document, **news)
-        self.changed = True
 
 
 class Sessions:

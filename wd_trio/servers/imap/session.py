@@ -91,6 +91,7 @@ class ImapSession:
         """The session's document; there from log-in to the end."""
         self.user_agent = ""
         self.failed_logins = 0
+        self.idle_tag = ""
         self.condstore = False
         self._bad_commands = 0
         self._out: list[bytes] = []
@@ -228,7 +229,7 @@ class ImapSession:
                 error=str(error),
             )
             self.no(tag, text, code)
-        self.note()
+        self.touch()
         await self.flush_if_full()
         observe(name, perf_counter() - begun)
 
@@ -261,19 +262,22 @@ class ImapSession:
             self.selected = None
             self.engine.unselected()
 
-    def note(self, *, idle: str | None = None) -> None:
-        """Remember for the session's document where the connection stands; `idle` is the tag of an IDLE."""
-        if self.record is None:
-            return
-        selected = self.selected
+    def describe(self) -> tuple[str, dict[str, Any]]:
+        """Where the connection stands, for the session's document: what is selected, and what a resume needs."""
         enabled = [
             name for name, on in (("CONDSTORE", self.condstore), ("UTF8=ACCEPT", self.engine.utf8)) if on
         ]
-        state: dict[str, Any] = {"enabled": enabled, "idle": idle, "readOnly": None, "view": None}
-        if selected is not None:
-            state["readOnly"] = selected.read_only
-            state["view"] = list(astuple(selected.view.told))
-        self.record.note(selected=selected.place.mailbox_id if selected is not None else "", state=state)
+        state: dict[str, Any] = {"enabled": enabled, "idle": self.idle_tag or None}
+        if self.selected is None:
+            return "", state
+        state["readOnly"] = self.selected.read_only
+        state["view"] = list(astuple(self.selected.view.told))
+        return self.selected.place.mailbox_id, state
+
+    def touch(self) -> None:
+        """Note for the session's document that the client was active or was told something."""
+        if self.record is not None:
+            self.record.touch()
 
     async def close(self) -> None:
         """Give back what the connection holds; also on the way out of a cancelled one."""

@@ -109,6 +109,7 @@ async def _log_in(session: ImapSession, tag: str, username: str, password: Secre
     except BaseException:
         session.login = None
         raise
+    session.record.describe = session.describe
     session.engine.authenticated()
     session.ok(tag, "Logged in", "CAPABILITY " + " ".join(session.capabilities()))
 

@@ -20,7 +20,15 @@ if TYPE_CHECKING:
 
 async def handle_idle(session: ImapSession, tag: str, _command: c.Idle) -> None:
     session.write(session.engine.begin_idle())
-    session.note(idle=tag)
+    session.idle_tag = tag
+    session.touch()
+    try:
+        await _idle(session, tag)
+    finally:
+        session.idle_tag = ""
+
+
+async def _idle(session: ImapSession, tag: str) -> None:
     ends_at = trio.current_time() + session.options.idle_timeout_s
     while True:
         await session.sync(may_expunge=True)
@@ -34,8 +42,7 @@ async def handle_idle(session: ImapSession, tag: str, _command: c.Idle) -> None:
             continue
         match event:
             case None:
-                await session.sync(may_expunge=True)
-                session.note(idle=tag)
+                session.touch()
             case IdleDone():
                 await session.sync(may_expunge=True)
                 session.ok(tag, "IDLE completed")
