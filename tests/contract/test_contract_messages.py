@@ -169,7 +169,7 @@ def test_fetch_preloads_the_blobs_that_fit(store: MailStore, user: str, inbox: M
     assert one.blobs == two.blobs == {small.digest: b"s" * 1000, large.digest: b"l" * 9000}
     [only] = store.fetch(inbox.id, UidSet([(1, 1)]), Columns.ROPE, budget_bytes=5000)
     assert only.blobs == {small.digest: b"s" * 1000}
-    assert store.fetch(inbox.id, ALL, Columns.HEADER)[0].blobs == {}
+    assert store.fetch(inbox.id, ALL, Columns.HEADER)[0].blobs is None
 
 
 def test_keywords_in_use_are_known_to_the_mailbox(store: MailStore, user: str, inbox: Mailbox) -> None:

@@ -8,7 +8,7 @@ string, space-separated and sorted without regard to case ("" for none): both co
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntFlag
 from typing import Final, TypeAlias
 
@@ -172,7 +172,7 @@ class Columns(IntFlag):
 class MessageRow:
     """One message of a page. Fields of columns that were not asked for are None.
 
-    `blobs` holds whole blobs of this row's rope that fitted the page's byte budget, by digest.
+    `blobs` holds whole blobs of this row's rope that fitted the page's byte budget, by digest; None for none.
     """
 
     uid: int
@@ -193,7 +193,7 @@ class MessageRow:
     thread_id: str | None = None
     saved_date: int | None = None
     preview: str | None = None
-    blobs: dict[bytes, bytes] = field(default_factory=dict)
+    blobs: dict[bytes, bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,7 +102,7 @@ class Messages:
             piece = rest.pop() if rest else next(pieces, None)
             if not isinstance(piece, BlobPiece):
                 return None if piece is None else bytes(piece.data)
-            loaded = row.blobs.get(piece.digest)
+            loaded = row.blobs.get(piece.digest) if row.blobs else None
             if loaded is not None:
                 return loaded[piece.start : piece.stop]
             middle = min(piece.start + READ_BYTES, piece.stop)

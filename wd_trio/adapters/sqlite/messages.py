@@ -115,29 +115,46 @@ def with_keywords(in_use: str, texts: set[str]) -> str:
 
 # -- fetch
 
-BASE: Final = "m.uid, m.modseq, m.flags, m.keywords, m.internal_date, m.size"
-_BASE_FIELDS: Final = 6
-_COLUMN_FIELDS: Final = {
-    Columns.ENVELOPE: ("c.envelope", "c.envelope_utf8"),
-    Columns.STRUCTURE: ("c.bodystructure", "c.bodystructure_utf8", "c.body"),
-    Columns.PARTS: ("c.parts",),
-    Columns.IDS: ("c.id AS email_id", "c.thread_id", "m.saved_date"),
-    Columns.PREVIEW: ("c.preview",),
-    Columns.HEADER: ("t.header",),
-    Columns.ROPE: ("t.rope",),
-}
+# MessageRow's fields in its order, up to `blobs`: a record of these is a row, and what was not asked for is NULL.
+_BASE: Final = "m.uid, m.modseq, m.flags, m.keywords, m.internal_date, m.size"
+_FIELDS: Final = (
+    ("c.envelope", Columns.ENVELOPE),
+    ("c.envelope_utf8", Columns.ENVELOPE),
+    ("c.bodystructure", Columns.STRUCTURE),
+    ("c.bodystructure_utf8", Columns.STRUCTURE),
+    ("c.body", Columns.STRUCTURE),
+    ("t.header", Columns.HEADER),
+    ("c.parts", Columns.PARTS),
+    ("t.rope", Columns.ROPE),
+    ("c.id", Columns.IDS),
+    ("c.thread_id", Columns.IDS),
+    ("m.saved_date", Columns.IDS),
+    ("c.preview", Columns.PREVIEW),
+)
+_FIRST: Final = _BASE.count(",") + 1  # the place of the first of _FIELDS in a record
 _OF_CONTENTS: Final = Columns.ENVELOPE | Columns.STRUCTURE | Columns.PARTS | Columns.IDS | Columns.PREVIEW
 _OF_TEXTS: Final = Columns.HEADER | Columns.ROPE
+_SIZED: Final = (
+    Columns.ENVELOPE | Columns.STRUCTURE | Columns.HEADER | Columns.PARTS | Columns.ROPE | Columns.PREVIEW
+)
+
+
+class Selection(NamedTuple):
+    """How to bring columns: what to select and to join, and the places in a record of what counts as bytes.
+    Behind a row's fields a record holds the internal number of its content."""
+
+    fields: str
+    joins: str
+    sized: tuple[int, ...]
 
 
 @cache
-def selection(columns: Columns) -> tuple[str, str, tuple[str, ...]]:
-    """What to select beyond BASE, what to join, and the names of the fields selected."""
-    fields = [text for bit, texts in _COLUMN_FIELDS.items() if columns & bit for text in texts]
+def selection(columns: Columns) -> Selection:
+    fields = ", ".join(text if columns & bit else "NULL" for text, bit in _FIELDS)
     joins = " JOIN contents c ON c.content = m.content" if columns & _OF_CONTENTS else ""
     joins += " JOIN texts t ON t.content = m.content" if columns & _OF_TEXTS else ""
-    names = tuple(text.split()[-1].split(".")[-1] for text in fields)
-    return "".join(f", {text}" for text in fields), joins, names
+    sized = tuple(place for place, (_, bit) in enumerate(_FIELDS, _FIRST) if bit & _SIZED & columns)
+    return Selection(f"{_BASE}, {fields}, m.content", joins, sized)
 
 
 def fetch(
@@ -152,16 +169,17 @@ def fetch(
     """A page of the mailbox with that internal number: at most `limit` rows, and beyond the first no row that
     would bring the bytes of all asked-for columns and preloaded blobs above `budget_bytes`."""
     picked = pick(number, uids)
-    extra, joins, names = selection(columns)
+    bounded = picked.parameters | {"limit": limit}
+    if not columns:
+        narrow = f"SELECT {_BASE} FROM {picked.source} WHERE {picked.condition} LIMIT :limit"
+        return [MessageRow(*record) for record in connection.execute(narrow, bounded)]
+    select, joins, sized = selection(columns)
     cursor = connection.execute(
-        f"SELECT {BASE}{extra}, m.content FROM {picked.source}{joins} WHERE {picked.condition} LIMIT :limit",
-        picked.parameters | {"limit": limit},
+        f"SELECT {select} FROM {picked.source}{joins} WHERE {picked.condition} LIMIT :limit", bounded
     )
-    if not names:
-        return [MessageRow(*record[:_BASE_FIELDS]) for record in cursor]
     page: list[MessageRow] = []
     left = budget_bytes
-    for row, content, size in rows_of(cursor, names):
+    for row, content, size in rows_of(cursor, sized):
         if page and size > left:
             break
         left -= size
@@ -183,11 +201,11 @@ def page(
     limit: int,
 ) -> list[MessageRow]:
     """Messages of the mailbox with that internal number in order of uid, past `beyond` where it is not 0."""
-    extra, joins, names = selection(columns)
+    select, joins, sized = selection(columns)
     index, only = (" INDEXED BY messages_unseen", f" AND (m.flags & {SEEN}) = 0") if unseen else ("", "")
     past, order = ("m.uid < :beyond", "DESC") if newest_first else ("m.uid > :beyond", "ASC")
     cursor = connection.execute(
-        f"SELECT {BASE}{extra}, m.content FROM messages m{index}{joins}"
+        f"SELECT {select} FROM messages m{index}{joins}"
         f" WHERE m.mailbox = :mailbox AND {past}{only} ORDER BY m.uid {order} LIMIT :limit",
         {
             "mailbox": number,
@@ -195,22 +213,27 @@ def page(
             "limit": limit,
         },
     )
-    return [row for row, _, _ in rows_of(cursor, names)]
+    return [row for row, _, _ in rows_of(cursor, sized)]
 
 
-def rows_of(cursor: sqlite3.Cursor, names: tuple[str, ...]) -> Iterator[tuple[MessageRow, int, int]]:
+def rows_of(cursor: sqlite3.Cursor, sized: tuple[int, ...]) -> Iterator[tuple[MessageRow, int, int]]:
     """Each row with its content's number and how many bytes its columns hold."""
     for record in cursor:
-        values = record[_BASE_FIELDS:-1]
-        size = sum(len(value) for value in values if isinstance(value, (bytes, str)))
-        yield MessageRow(*record[:_BASE_FIELDS], **dict(zip(names, values, strict=True))), record[-1], size
+        size = 0
+        for place in sized:
+            value = record[place]
+            if value is not None:
+                size += len(value)
+        yield MessageRow(*record[:-1]), record[-1], size
 
 
 def _preload(connection: sqlite3.Connection, row: MessageRow, content: int, room: int) -> int:
     """Add whole blobs that fit `room` bytes to the row; how many bytes they are."""
     used = 0
+    loaded: dict[bytes, bytes] = {}
     for digest, size, blob in blobs_.of_content(connection, content):
         if used + size <= room:
-            row.blobs[digest] = blobs_.read_span(connection, blob, 0, size)
+            loaded[digest] = blobs_.read_span(connection, blob, 0, size)
             used += size
+    row.blobs = loaded or None
     return used

@@ -83,9 +83,9 @@ def _found(rows: list[tuple[int, int]], after: int) -> Found:
 
 def _ask_each(connection: sqlite3.Connection, picked: Picked, matcher: Matcher, goes_on: int) -> Found:
     """The rows of `picked` that match; the page ends early where they have cost enough text."""
-    extra, joins, names = messages.selection(matcher.columns)
+    select, joins, sized = messages.selection(matcher.columns)
     cursor = connection.execute(
-        f"SELECT {messages.BASE}{extra}, m.content FROM {picked.source}{joins} WHERE {picked.condition}",
+        f"SELECT {select} FROM {picked.source}{joins} WHERE {picked.condition}",
         picked.parameters,
     )
     spent = 0
@@ -96,7 +96,7 @@ def _ask_each(connection: sqlite3.Connection, picked: Picked, matcher: Matcher, 
         return blobs_.read(connection, digest, start, stop)
 
     found: list[tuple[int, int]] = []
-    for row, _, size in messages.rows_of(cursor, names):
+    for row, _, size in messages.rows_of(cursor, sized):
         spent += size
         matches = matcher.row(row)
         if matches is None:

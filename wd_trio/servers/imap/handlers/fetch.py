@@ -69,11 +69,14 @@ class Plan:
         return bool(self.bodies or self.binary_sizes)
 
 
-def plan(command: c.Fetch, *, read_only: bool, utf8: bool) -> Plan:
-    """Turn the items of a command into a plan."""
+def plan(command: c.Fetch, *, read_only: bool, utf8: bool, condstore: bool) -> Plan:
+    """Turn the items of a command into a plan; flags go with their modseq where the client follows these."""
     columns = Columns.NONE
     encoders: list[Encoder] = []
-    for item in command.items:
+    asked = command.items
+    if condstore and "FLAGS" in asked and "MODSEQ" not in asked:
+        asked = (*asked, "MODSEQ")
+    for item in asked:
         column, encoder = _PLAIN[item]
         columns |= column
         encoders.append(_UTF8.get(item, encoder) if utf8 else encoder)
@@ -88,8 +91,8 @@ def plan(command: c.Fetch, *, read_only: bool, utf8: bool) -> Plan:
         command.bodies,
         command.binary_sizes,
         frozenset(decoded),
-        "FLAGS" in command.items,
-        "MODSEQ" in command.items,
+        "FLAGS" in asked,
+        "MODSEQ" in asked,
         not read_only and any(not body.peek for body in command.bodies),
     )
 
@@ -108,9 +111,11 @@ async def handle_fetch(session: ImapSession, tag: str, command: c.Fetch) -> None
     if found is None:
         return
     selected, uids = found
-    wanted = plan(command, read_only=selected.read_only, utf8=session.engine.utf8)
-    if wanted.tells_modseq or command.changed_since is not None:
+    if "MODSEQ" in command.items or command.changed_since is not None:
         session.enable_condstore()
+    wanted = plan(
+        command, read_only=selected.read_only, utf8=session.engine.utf8, condstore=session.condstore
+    )
     if command.changed_since is not None:
         uids &= await _changed(session, selected, command.changed_since)
     told, undecodable = 0, False
@@ -118,6 +123,10 @@ async def handle_fetch(session: ImapSession, tag: str, command: c.Fetch) -> None
         told += len(rows)
         since = command.changed_since or 0
         chosen_rows = [row for row in rows if row.modseq > since] if since else rows
+        if not wanted.sections:
+            session.write(_plain_lines(selected, wanted, chosen_rows))
+            await session.flush_if_full()
+            continue
         marked = await _mark_seen(session, selected, chosen_rows) if wanted.marks_seen else frozenset()
         for row in chosen_rows:
             try:
@@ -164,20 +173,22 @@ async def _mark_seen(session: ImapSession, selected: Selected, rows: list[Messag
     return frozenset(marked)
 
 
+def _plain_lines(selected: Selected, wanted: Plan, rows: list[MessageRow]) -> bytes:
+    """The lines of a page where nothing but plain items is asked for, in one piece."""
+    seq, encoders, line = selected.view.seq, wanted.encoders, encode.fetch_line
+    return b"".join([line(seq(row.uid), b" ".join([encoder(row) for encoder in encoders])) for row in rows])
+
+
 async def _send_row(
     session: ImapSession, selected: Selected, wanted: Plan, row: MessageRow, *, tell_flags: bool
 ) -> None:
-    """One message's line. Invalid, before anything is written, when a part cannot be decoded."""
+    """One message's line with its sections. Invalid, before anything is written, when a part cannot be decoded."""
     items = [encoder(row) for encoder in wanted.encoders]
     if tell_flags and not wanted.tells_flags:
         items.append(_FLAGS(row))
-    if session.condstore and not wanted.tells_modseq and (tell_flags or wanted.tells_flags):
-        items.append(encode.modseq(row.modseq))
+        if session.condstore and not wanted.tells_modseq:
+            items.append(encode.modseq(row.modseq))
     seq = selected.view.seq(row.uid)
-    if not wanted.sections:
-        session.write(encode.fetch_line(seq, b" ".join(items)))
-        await session.flush_if_full()
-        return
     rope = Rope.decode(row.rope) if row.rope is not None else None
     table = PartTable.decode(row.parts) if row.parts is not None else None
     with ExitStack() as spools:
