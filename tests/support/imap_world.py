@@ -24,7 +24,7 @@ from wd_trio.ports.bus import Hint
 from wd_trio.secret import Secret
 from wd_trio.servers.driver import DriverOptions, Peer
 from wd_trio.servers.imap.options import ImapOptions, ImapServices
-from wd_trio.servers.imap.session import serve_imap
+from wd_trio.servers.imap.serve import serve_imap
 from wd_trio.servers.listener import ConnectionHost
 
 SILENCE_S = 20.0  # a server that says nothing for so long will not: fail instead of hanging

@@ -36,7 +36,7 @@ from wd_trio.config import Config
 from wd_trio.ports.bus import Bus
 from wd_trio.ports.gateway import HASH, WORK, in_lane
 from wd_trio.servers.imap.options import ImapOptions, ImapServices
-from wd_trio.servers.imap.session import serve_imap
+from wd_trio.servers.imap.serve import serve_imap
 from wd_trio.servers.listener import Handler
 from wd_trio.servers.lmtp.session import LmtpOptions, LmtpServices, serve_lmtp
 from wd_trio.servers.pop3.options import Pop3Options, Pop3Services

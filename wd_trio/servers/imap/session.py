@@ -1,45 +1,26 @@
-"""One IMAP connection: pull an event, do it, answer in one write, and only then wait for more.
+"""The state of one IMAP connection, its one output buffer and its one way to read.
 
 Replies gather in one buffer that is sent before each wait for input and whenever it is full, so that a batch of
-pipelined commands costs one send. Handlers (handlers/) are plain functions of the session, found by the type of
-the command; a domain error becomes a tagged NO here, once. Nothing outlives this object that another worker
-needs: the login is in the store, the view is four integers.
+pipelined commands costs one send. Nothing outlives this object that another worker needs: the login is in the
+store, the view is four integers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import astuple
-from time import perf_counter
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
-import structlog
-import trio
-
-from wd_trio import telemetry
-from wd_trio.errors import NotFound, Outdated, WdError
+from wd_trio.errors import NotFound, Outdated
 from wd_trio.proto.imap import encode
-from wd_trio.proto.imap.events import (
-    AppendEvent,
-    CommandEvent,
-    Event,
-    Fatal,
-    NeedData,
-    Reply,
-)
-from wd_trio.proto.imap.machine import ImapEngine, State
-from wd_trio.servers.driver import Connection, ConnectionOver, Draining, IdleTooLong, Kicked, PeerLost
-from wd_trio.servers.imap import errors as wire
-from wd_trio.servers.imap.handlers import HANDLERS, append
-from wd_trio.servers.imap.options import PROTOCOL, ImapOptions, ImapServices
+from wd_trio.proto.imap.events import Event, NeedData
+from wd_trio.proto.imap.machine import ImapEngine
+from wd_trio.servers.driver import Connection, ConnectionOver, PeerLost
+from wd_trio.servers.imap.options import ImapOptions, ImapServices
 from wd_trio.servers.imap.selected import Selected
 from wd_trio.service.auth import Login
 from wd_trio.service.sessions import Session
 
-log = structlog.get_logger()
-
 OUTPUT_BYTES: Final = 64 << 10
-EVENTS_BETWEEN_CHECKPOINTS: Final = 32  # one read may hold thousands of commands: others want their turn
 
 CAPABILITIES: Final = (
     "IMAP4rev1",
@@ -67,8 +48,6 @@ CAPABILITIES: Final = (
     "QUOTA=RES-STORAGE",
 )
 
-CommandHandler: TypeAlias = Callable[["ImapSession", str, Any], Awaitable[None]]
-
 
 class MailboxLost(ConnectionOver):
     """The selected mailbox is gone, or changed beyond what the journal can tell: numbers cannot be kept right."""
@@ -93,7 +72,7 @@ class ImapSession:
         self.failed_logins = 0
         self.idle_tag = ""
         self.condstore = False
-        self._bad_commands = 0
+        self.bad_commands = 0
         self._out: list[bytes] = []
         self._out_bytes = 0
 
@@ -169,79 +148,6 @@ class ImapSession:
                 raise PeerLost("closed")
             self.engine.receive(data)
 
-    # The life of the connection
-
-    async def run(self) -> str:
-        """Serve until the end; why it ended, in a fixed word."""
-        greeting = f"{self.options.hostname} ready"
-        self.write(encode.ok(greeting, "CAPABILITY " + " ".join(self.capabilities())))
-        try:
-            while True:
-                for _ in range(EVENTS_BETWEEN_CHECKPOINTS):
-                    reason = await self._one_event()
-                    if reason:
-                        return await self._part(reason)
-                await trio.lowlevel.checkpoint()
-        except Draining as over:
-            return await self._bye(over.reason, "UNAVAILABLE", "Server is going down, connect again")
-        except Kicked as over:
-            return await self._bye(over.reason, "", "Session ended by the administrator")
-        except IdleTooLong as over:
-            return await self._bye(over.reason, "", "Disconnected for inactivity")
-        except MailboxLost as over:
-            return await self._bye(over.reason, "", "The selected mailbox is gone, connect again")
-
-    async def _one_event(self) -> str:
-        event = await self.pull()
-        match event:
-            case CommandEvent():
-                await self._command(event)
-            case AppendEvent():
-                await self._guarded(event.tag, "APPEND", append.handle_append, event)
-            case Reply(data=data, bad=bad):
-                self.write(data)
-                self._bad_commands += bad
-                if self._bad_commands > self.options.bad_commands:
-                    self.write(encode.bye("Too many bad commands"))
-                    return "bad commands"
-            case Fatal(data=data):
-                self.write(data)
-                return "protocol"
-            case _:
-                raise AssertionError(f"event outside its command: {type(event).__name__}")
-        return "logout" if self.engine.state is State.LOGOUT else ""
-
-    async def _command(self, event: CommandEvent) -> None:
-        self._bad_commands = 0
-        await self._guarded(event.tag, event.name, HANDLERS[type(event.command)], event.command)
-
-    async def _guarded(self, tag: str, name: str, handler: CommandHandler, argument: object) -> None:
-        begun = perf_counter()
-        try:
-            await handler(self, tag, argument)
-        except WdError as error:
-            code, text = wire.answer(error)
-            log.info(
-                "command refused",
-                command=name,
-                code=code,
-                connection=self.connection.peer.id,
-                error=str(error),
-            )
-            self.no(tag, text, code)
-        self.touch()
-        await self.flush_if_full()
-        observe(name, perf_counter() - begun)
-
-    async def _bye(self, reason: str, code: str, text: str) -> str:
-        self.write(encode.bye(text, code))
-        return await self._part(reason)
-
-    async def _part(self, reason: str) -> str:
-        await self.flush()
-        await self.connection.finish(reason)
-        return reason
-
     # The selected mailbox
 
     async def sync(self, *, may_expunge: bool) -> None:
@@ -285,23 +191,3 @@ class ImapSession:
             self.selected.close()
         if self.record is not None:
             await self.services.sessions.end(self.record)
-
-
-_durations: dict[str, Any] = {}
-
-
-def observe(name: str, seconds: float) -> None:
-    """Record how long a command took; names come from the command table, so the labels are bounded."""
-    child = _durations.get(name)
-    if child is None:
-        child = _durations[name] = telemetry.request_seconds.labels(PROTOCOL, name)
-    child.observe(seconds)
-
-
-async def serve_imap(connection: Connection, services: ImapServices, options: ImapOptions) -> str:
-    """Serve one IMAP connection to its end; the reason in a fixed word."""
-    session = ImapSession(connection, services, options)
-    try:
-        return await session.run()
-    finally:
-        await session.close()

@@ -11,8 +11,9 @@ from typing import Any, Final
 
 from wd_trio.proto.imap import commands as c
 from wd_trio.servers.imap.handlers import access, append, copy, fetch, idle, listing, mailbox, search, store
+from wd_trio.servers.imap.session import ImapSession
 
-HANDLERS: Final[dict[type, Callable[[Any, str, Any], Awaitable[None]]]] = {
+HANDLERS: Final[dict[type, Callable[[ImapSession, str, Any], Awaitable[None]]]] = {
     c.Capability: access.handle_capability,
     c.Noop: access.handle_noop,
     c.Logout: access.handle_logout,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from wd_trio.errors import Denied, Invalid
 from wd_trio.proto import sasl
 from wd_trio.proto.imap import commands as c
@@ -12,9 +10,7 @@ from wd_trio.proto.imap.events import Fatal, Reply, SaslResponse
 from wd_trio.secret import Secret
 from wd_trio.servers.driver import ConnectionOver
 from wd_trio.servers.imap.options import PROTOCOL
-
-if TYPE_CHECKING:
-    from wd_trio.servers.imap.session import ImapSession
+from wd_trio.servers.imap.session import ImapSession
 
 
 async def handle_capability(session: ImapSession, tag: str, _command: c.Capability) -> None:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 from wd_trio.errors import NotFound, WdError
 from wd_trio.proto.imap.events import AppendEvent, Fatal, MessageData, Reply
 from wd_trio.servers.driver import ConnectionOver
+from wd_trio.servers.imap.session import ImapSession
 from wd_trio.service.spool import Spool
-
-if TYPE_CHECKING:
-    from wd_trio.servers.imap.session import ImapSession
 
 
 async def handle_append(session: ImapSession, tag: str, event: AppendEvent) -> None:

@@ -7,15 +7,12 @@ known fails the message before any of its line is written (NO [UNKNOWN-CTE]).
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 from wd_trio.mail.model import MessageRow
 from wd_trio.mail.parts import PartTable
 from wd_trio.mail.rope import Rope
+from wd_trio.servers.imap.session import ImapSession
 from wd_trio.service.spool import Spool
-
-if TYPE_CHECKING:
-    from wd_trio.servers.imap.session import ImapSession
 
 
 async def decode_parts(

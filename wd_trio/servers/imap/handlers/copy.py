@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from wd_trio.errors import NotFound
 from wd_trio.mail.model import Copied
 from wd_trio.proto.imap import commands as c
 from wd_trio.proto.imap import encode
 from wd_trio.servers.imap.handlers.store import chosen, take_own_expunge, writable
-
-if TYPE_CHECKING:
-    from wd_trio.servers.imap.session import ImapSession
+from wd_trio.servers.imap.session import ImapSession
 
 
 async def handle_copy(session: ImapSession, tag: str, command: c.Copy) -> None:

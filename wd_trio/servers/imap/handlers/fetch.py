@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from wd_trio.errors import Invalid, Outdated, WdError
 from wd_trio.mail.headers import select_fields
@@ -24,10 +24,8 @@ from wd_trio.servers.driver import ConnectionOver
 from wd_trio.servers.imap.handlers.binary import decode_parts
 from wd_trio.servers.imap.handlers.store import chosen, take_own
 from wd_trio.servers.imap.selected import Selected
+from wd_trio.servers.imap.session import ImapSession
 from wd_trio.service.spool import Spool
-
-if TYPE_CHECKING:
-    from wd_trio.servers.imap.session import ImapSession
 
 Encoder: TypeAlias = Callable[[MessageRow], bytes]
 

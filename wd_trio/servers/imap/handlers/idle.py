@@ -5,17 +5,13 @@ A silent idler is sent a line now and then, so that middleboxes keep its connect
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import trio
 
 from wd_trio.proto.imap import commands as c
 from wd_trio.proto.imap import encode
 from wd_trio.proto.imap.events import Fatal, IdleDone, Reply
 from wd_trio.servers.driver import ConnectionOver, IdleTooLong
-
-if TYPE_CHECKING:
-    from wd_trio.servers.imap.session import ImapSession
+from wd_trio.servers.imap.session import ImapSession
 
 
 async def handle_idle(session: ImapSession, tag: str, _command: c.Idle) -> None:

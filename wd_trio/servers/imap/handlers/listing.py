@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from wd_trio.mail.model import SEPARATOR, Mailbox
 from wd_trio.mail.pattern import matches
 from wd_trio.proto.imap import commands as c
 from wd_trio.proto.imap import encode
 from wd_trio.servers.imap.handlers.mailbox import status_values, unknown_status
-
-if TYPE_CHECKING:
-    from wd_trio.servers.imap.session import ImapSession
+from wd_trio.servers.imap.session import ImapSession
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ is always 0 (docs/protocols.md tells this departure).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from wd_trio.errors import Conflict, Invalid, NotFound
 from wd_trio.mail.model import Mailbox
@@ -15,10 +15,8 @@ from wd_trio.proto.imap import commands as c
 from wd_trio.proto.imap import encode
 from wd_trio.servers.imap.handlers.store import expunge
 from wd_trio.servers.imap.selected import Selected
+from wd_trio.servers.imap.session import ImapSession
 from wd_trio.service.mailboxes import SPECIAL_USES
-
-if TYPE_CHECKING:
-    from wd_trio.servers.imap.session import ImapSession
 
 STATUS_VALUES: Final[dict[str, Callable[[Mailbox], int]]] = {
     "MESSAGES": lambda mailbox: mailbox.messages,

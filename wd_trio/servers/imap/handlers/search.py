@@ -7,7 +7,6 @@ page; a client that has not been told of a message never finds it.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 from wd_trio.errors import Invalid
 from wd_trio.mail.model import Columns
@@ -17,9 +16,7 @@ from wd_trio.mail.view import View
 from wd_trio.proto.imap import commands as c
 from wd_trio.proto.imap import encode
 from wd_trio.servers.imap.selected import Selected
-
-if TYPE_CHECKING:
-    from wd_trio.servers.imap.session import ImapSession
+from wd_trio.servers.imap.session import ImapSession
 
 
 def resolved(key: SearchKey, view: View) -> SearchKey:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from wd_trio.errors import Invalid
 from wd_trio.mail.model import Changes, Expunged, FlagChange, FlagsStored, Vanished
 from wd_trio.mail.numset import EMPTY, SequenceSet, UidSet
 from wd_trio.proto.imap import commands as c
 from wd_trio.servers.imap.selected import Selected
-
-if TYPE_CHECKING:
-    from wd_trio.servers.imap.session import ImapSession
+from wd_trio.servers.imap.session import ImapSession
 
 
 def chosen(
