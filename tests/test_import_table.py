@@ -61,7 +61,7 @@ OUTSIDE: dict[str, set[str]] = {
     "servers": {"msgspec", "prometheus_client", "structlog", "trio"},
     "api": {"hypercorn", "msgspec", "quart", "quart_trio", "structlog", "trio", "werkzeug"},
     "ops": {"hypercorn", "msgspec", "prometheus_client", "structlog", "trio"},
-    "cli": {"rich"},
+    "cli": {"rich", "trio", "trio_websocket"},
 }
 STDLIB_WALLS: dict[str, set[str]] = {
     "sqlite3": {"adapters"},

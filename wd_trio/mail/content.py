@@ -24,7 +24,7 @@ from wd_trio.mail.model import BlobData, Content
 from wd_trio.mail.parts import PartTable
 from wd_trio.mail.preview import preview
 
-MIN_BLOB_BYTES: Final = 8 * 1024
+MIN_BLOB_BYTES: Final = 16 * 1024
 MIN_SHARED_BYTES: Final = 1024
 MAX_INLINE_BYTES: Final = 64 * 1024
 MAX_STRUCTURE_BYTES: Final = 1 << 20

@@ -166,6 +166,7 @@ class Columns(IntFlag):
     ROPE = 16
     IDS = 32  # email id, thread id, saved date
     PREVIEW = 64
+    BODY = 128  # BODY without extension data, which few ask for
 
 
 @dataclass(slots=True)

@@ -138,6 +138,8 @@ class UidSet:
         start, stop = max(start, 0), min(stop, self._len)
         if start >= stop:
             return EMPTY
+        if stop - start == self._len:
+            return self
         return self.between(self.at(start), self.at(stop - 1))
 
     def between(self, first: int, last: int) -> UidSet:

@@ -13,6 +13,10 @@ def matches(pattern: str, name: str) -> bool:
     """Whether a mailbox name matches; INBOX in any case, everything else exactly."""
     if name == "INBOX" and pattern.upper() == "INBOX":
         return True
+    if pattern in ("*", "%"):
+        return pattern == "*" or SEPARATOR not in name
+    if "*" not in pattern and "%" not in pattern:
+        return pattern == name
     positions = _skip(pattern, {0})
     for character in name:
         moved: set[int] = set()

@@ -1,9 +1,9 @@
 """A stored message as a mail client shows it: people, dates, texts and attachments.
 
 ENVELOPE and BODYSTRUCTURE are stored as the bytes that a FETCH sends, rendered at delivery. They are read back here
-by a strict parser of parenthesised values, rather than from the header block: the header is several times as long,
-stands in another table, and its address lists would have to be read leniently once more. Raw values (names, subjects)
-keep their RFC 2047 words in them and are decoded here, into text that any JSON can carry.
+by a strict parser of parenthesised values, rather than from the header block: that costs about as much to parse, but
+is several times as long and stands in another table, which a page would have to read besides. Raw values (names,
+subjects) keep their RFC 2047 words in them and are decoded here, into text that any JSON can carry.
 
 A body is a part with bytes of its own. Those of text/plain and text/html that are not marked as attachments are
 the message's text; all others are attachments, an embedded message being one. Attachments are named ATT00001 … in
@@ -35,7 +35,9 @@ Value: TypeAlias = Any
 _LITERAL: Final = re.compile(rb"\{(\d{1,10})\}\r\n")
 _TOKEN: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[()]|[^ ()"]++|[^ ]', re.DOTALL)
 _ESCAPED: Final = re.compile(rb"\\(.)", re.DOTALL)
-_QUOTE: Final = 34
+_QUOTE, _OPEN, _CLOSE = b'"()'
+
+_WRONG_SHAPE: Final = (TypeError, ValueError, IndexError, AttributeError, StopIteration)
 
 _DATE: Final = re.compile(
     rb"(?:[A-Za-z]{3},)? *(\d{1,2}) ([A-Za-z]{3}) (\d{4}) (\d{2}):(\d{2})(?::(\d{2}))? ([+-])(\d{2})(\d{2})"
@@ -66,16 +68,24 @@ def parse_value(data: bytes) -> Value:
     while True:
         literal = _LITERAL.search(data, at)  # quoted strings hold no line end, so this is never within one
         for token in _TOKEN.findall(data, at, literal.start() if literal else len(data)):
-            if token == b"(":
+            first = token[0]
+            if first == _QUOTE and len(token) > 1:
+                text = token[1:-1]
+                current.append(_ESCAPED.sub(rb"\1", text) if b"\\" in text else text)
+            elif first == _OPEN:
                 stack.append(current)
                 current = []
-            elif token == b")":
+            elif first == _CLOSE:
                 if not stack:
                     raise Invalid("a list ends that never began", what="value")
                 inner, current = current, stack.pop()
                 current.append(inner)
+            elif token == b"NIL":
+                current.append(None)
+            elif token.isdigit():
+                current.append(int(token))
             else:
-                current.append(_atom(token))
+                raise Invalid("neither a string nor a number", what="value")
         if literal is None:
             break
         at = literal.end() + int(literal[1])
@@ -85,17 +95,6 @@ def parse_value(data: bytes) -> Value:
     if stack or len(current) != 1:
         raise Invalid("not one value", what="value")
     return current[0]
-
-
-def _atom(token: bytes) -> Value:
-    if token[0] == _QUOTE and len(token) > 1:
-        text = token[1:-1]
-        return _ESCAPED.sub(rb"\1", text) if b"\\" in text else text
-    if token == b"NIL":
-        return None
-    if token.isdigit():
-        return int(token)
-    raise Invalid("neither a string nor a number", what="value")
 
 
 # -- the envelope
@@ -131,18 +130,21 @@ def read_envelope(data: bytes) -> Envelope:
     if not isinstance(value, list) or len(value) != 10:
         raise Invalid("an envelope has ten fields", what="envelope")
     written, subject, from_, sender, reply_to, to, cc, bcc, in_reply_to, message_id = value
-    return Envelope(
-        date=parse_date(written) if written else None,
-        subject=_text(subject),
-        from_=_people(from_),
-        sender=_people(sender),
-        reply_to=_people(reply_to),
-        to=_people(to),
-        cc=_people(cc),
-        bcc=_people(bcc),
-        in_reply_to=_text(in_reply_to),
-        message_id=_text(message_id),
-    )
+    try:
+        return Envelope(
+            date=parse_date(written) if written else None,
+            subject=_text(subject),
+            from_=_people(from_),
+            sender=_people(sender),
+            reply_to=_people(reply_to),
+            to=_people(to),
+            cc=_people(cc),
+            bcc=_people(bcc),
+            in_reply_to=_text(in_reply_to),
+            message_id=_text(message_id),
+        )
+    except _WRONG_SHAPE as error:
+        raise Invalid("not an envelope", what="envelope") from error
 
 
 def _text(value: bytes | None) -> str:
@@ -243,6 +245,11 @@ class Structure:
         return [body for body in self.bodies if body.is_text]
 
     @property
+    def has_files(self) -> bool:
+        """Whether there is an attachment that no text refers to."""
+        return any(not (body.is_text or body.related) for body in self.bodies)
+
+    @property
     def attachments(self) -> list[Attachment]:
         others = (body for body in self.bodies if not body.is_text)
         return [_attachment(number, body) for number, body in enumerate(others, 1)]
@@ -257,7 +264,7 @@ def read_structure(data: bytes) -> Structure:
             content_type, found = _multipart(value, "", bodies)
         else:
             content_type, found = _leaf(value, "1", bodies, related=False)
-    except (TypeError, IndexError, AttributeError) as error:
+    except _WRONG_SHAPE as error:
         raise Invalid("not a body structure", what="bodystructure") from error
     return Structure(content_type, found, tuple(bodies))
 

@@ -200,6 +200,9 @@ class SqliteDatabase:
         calls: Sequence[Callable[[], object]],
         outcomes: list[Outcome],
     ) -> None:
+        if len(calls) == 1:
+            self._run_only(calls[0], outcomes)
+            return
         ends = time.monotonic() + self.options.group_work_s
         for call in calls[: self.options.group_calls]:
             try:
@@ -213,6 +216,14 @@ class SqliteDatabase:
                 raise errors.Unavailable("the engine gave up the whole transaction", what="sqlite")
             if time.monotonic() >= ends:
                 return
+
+    def _run_only(self, call: Callable[[], object], outcomes: list[Outcome]) -> None:
+        """The one call of a group: the transaction is its own and undone with it; no savepoint stands around it."""
+        try:
+            outcomes.append(Outcome(call(), None))
+        except Exception as error:  # its caller's to see; the transaction must not commit what it began
+            outcomes.append(Outcome(None, error))
+            raise errors.Unavailable("the only call failed", what="sqlite") from error
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

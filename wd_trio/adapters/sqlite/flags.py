@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
-from functools import cache
+from functools import lru_cache, partial
 from typing import TypeAlias
 
 from wd_trio.adapters.sqlite.mailboxes import MailboxState
@@ -29,10 +28,10 @@ def store(
         f"SELECT m.uid, m.modseq, m.flags, m.keywords FROM {picked.source} WHERE {picked.condition}",
         picked.parameters,
     ).fetchall()
-    after = _changer(change)
+    after = partial(_after, change.mode, change.flags, change.keywords)
     modseq = mailbox.modseq + 1
     rows: list[FlagRow] = []
-    changed: list[tuple[int, str, int, int, int]] = []
+    changed: dict[FlagState, list[int]] = {}
     failed: list[int] = []
     unseen = deleted = 0
     for uid, row_modseq, flags, keywords in found:
@@ -44,14 +43,20 @@ def store(
             rows.append(FlagRow(uid, row_modseq, flags, keywords))
             continue
         rows.append(FlagRow(uid, modseq, new_flags, new_keywords))
-        changed.append((new_flags, new_keywords, modseq, mailbox.number, uid))
+        changed.setdefault((new_flags, new_keywords), []).append(uid)
         unseen += (flags & SEEN) - (new_flags & SEEN)
         deleted += bool(new_flags & DELETED) - bool(flags & DELETED)
     if changed:
+        # Neighbours that end up alike are written together: one statement for a range, not for a message.
         connection.executemany(
-            "UPDATE messages SET flags = ?, keywords = ?, modseq = ? WHERE mailbox = ? AND uid = ?", changed
+            "UPDATE messages SET flags = ?, keywords = ?, modseq = ? WHERE mailbox = ? AND uid BETWEEN ? AND ?",
+            (
+                (*state, modseq, mailbox.number, first, last)
+                for state, uids_alike in changed.items()
+                for first, last in UidSet.of(uids_alike).ranges()
+            ),
         )
-        words = with_keywords(mailbox.keywords, {keywords for _, keywords, *_ in changed})
+        words = with_keywords(mailbox.keywords, {keywords for _, keywords in changed})
         connection.execute(
             "UPDATE mailboxes SET modseq = ?, unseen = unseen + ?, deleted = deleted + ?, keywords = ?"
             " WHERE mailbox = ?",
@@ -66,21 +71,15 @@ def store(
     )
 
 
-def _changer(change: FlagChange) -> Callable[[int, str], FlagState]:
-    """The function from a message's flags and keywords to those after the change; it remembers its answers,
-    since most messages of a mailbox have one of a few combinations."""
-    words = change.keywords.split()
+@lru_cache(maxsize=4096)
+def _after(mode: str, change: int, change_keywords: str, flags: int, keywords: str) -> FlagState:
+    """A message's flags and keywords after a change. Remembered, since messages have one of a few combinations."""
+    words = change_keywords.split()
+    if mode == "add":
+        return flags | change, join_keywords([*keywords.split(), *words]) if words else keywords
     folded = {word.lower() for word in words}
-
-    def replaced(_: int, keywords: str) -> FlagState:
-        same = {word.lower() for word in keywords.split()} == folded
-        return change.flags, keywords if same else join_keywords(words)
-
-    def added(flags: int, keywords: str) -> FlagState:
-        return flags | change.flags, join_keywords([*keywords.split(), *words]) if words else keywords
-
-    def removed(flags: int, keywords: str) -> FlagState:
+    if mode == "remove":
         left = " ".join(word for word in keywords.split() if word.lower() not in folded)
-        return flags & ~change.flags, left if words else keywords
-
-    return cache({"set": replaced, "add": added, "remove": removed}[change.mode])
+        return flags & ~change, left if words else keywords
+    same = {word.lower() for word in keywords.split()} == folded
+    return change, keywords if same else join_keywords(words)

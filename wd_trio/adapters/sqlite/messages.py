@@ -122,7 +122,7 @@ _FIELDS: Final = (
     ("c.envelope_utf8", Columns.ENVELOPE),
     ("c.bodystructure", Columns.STRUCTURE),
     ("c.bodystructure_utf8", Columns.STRUCTURE),
-    ("c.body", Columns.STRUCTURE),
+    ("c.body", Columns.BODY),
     ("t.header", Columns.HEADER),
     ("c.parts", Columns.PARTS),
     ("t.rope", Columns.ROPE),
@@ -132,10 +132,18 @@ _FIELDS: Final = (
     ("c.preview", Columns.PREVIEW),
 )
 _FIRST: Final = _BASE.count(",") + 1  # the place of the first of _FIELDS in a record
-_OF_CONTENTS: Final = Columns.ENVELOPE | Columns.STRUCTURE | Columns.PARTS | Columns.IDS | Columns.PREVIEW
+_OF_CONTENTS: Final = (
+    Columns.ENVELOPE | Columns.STRUCTURE | Columns.BODY | Columns.PARTS | Columns.IDS | Columns.PREVIEW
+)
 _OF_TEXTS: Final = Columns.HEADER | Columns.ROPE
 _SIZED: Final = (
-    Columns.ENVELOPE | Columns.STRUCTURE | Columns.HEADER | Columns.PARTS | Columns.ROPE | Columns.PREVIEW
+    Columns.ENVELOPE
+    | Columns.STRUCTURE
+    | Columns.BODY
+    | Columns.HEADER
+    | Columns.PARTS
+    | Columns.ROPE
+    | Columns.PREVIEW
 )
 
 

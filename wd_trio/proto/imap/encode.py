@@ -205,6 +205,7 @@ def astring(octets: bytes, *, utf8: bool = False) -> bytes:
     return string(octets, utf8=utf8)
 
 
+@lru_cache(maxsize=4096)
 def mailbox_name(name: str, *, utf8: bool = False) -> bytes:
     """A mailbox name as the client reads it: modified UTF-7, or UTF-8 in quotes under UTF8=ACCEPT."""
     return astring(name.encode() if utf8 else mutf7.encode(name).encode("ascii"), utf8=utf8)

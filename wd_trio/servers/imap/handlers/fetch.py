@@ -36,7 +36,7 @@ _PLAIN: Final[dict[str, tuple[Columns, Encoder]]] = {
     "INTERNALDATE": (Columns.NONE, lambda row: b"INTERNALDATE " + encode.internal_date(row.internal_date)),
     "ENVELOPE": (Columns.ENVELOPE, lambda row: b"ENVELOPE " + (row.envelope or b"")),
     "BODYSTRUCTURE": (Columns.STRUCTURE, lambda row: b"BODYSTRUCTURE " + (row.bodystructure or b"")),
-    "BODY": (Columns.STRUCTURE, lambda row: b"BODY " + (row.body or b"")),
+    "BODY": (Columns.BODY, lambda row: b"BODY " + (row.body or b"")),
     "MODSEQ": (Columns.NONE, lambda row: encode.modseq(row.modseq)),
 }
 _UTF8: Final[dict[str, Encoder]] = {
@@ -173,8 +173,15 @@ async def _mark_seen(session: ImapSession, selected: Selected, rows: list[Messag
 
 def _plain_lines(selected: Selected, wanted: Plan, rows: list[MessageRow]) -> bytes:
     """The lines of a page where nothing but plain items is asked for, in one piece."""
-    seq, encoders, line = selected.view.seq, wanted.encoders, encode.fetch_line
-    return b"".join([line(seq(row.uid), b" ".join([encoder(row) for encoder in encoders])) for row in rows])
+    encoders = wanted.encoders
+    lines: list[bytes] = []
+    seq = previous = -1
+    for row in rows:
+        # Neighbours by uid are neighbours by number: the view is asked once for each run of them.
+        seq = seq + 1 if row.uid == previous + 1 else selected.view.seq(row.uid)
+        previous = row.uid
+        lines.append(encode.fetch_line(seq, b" ".join([encoder(row) for encoder in encoders])))
+    return b"".join(lines)
 
 
 async def _send_row(
