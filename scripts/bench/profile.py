@@ -3,10 +3,11 @@
     python -m scripts.bench.profile "STORE one" LIST            py-spy where it is installed, else cProfile
     python -m scripts.bench.profile LIST --with cprofile        one row, with counts of calls for each operation
 
-py-spy samples and changes nothing; its shares are to be trusted. It takes some waiting threads for busy ones, so what
-waits by its name (WAITING) is left out. cProfile, on each thread's CPU clock, counts calls exactly and makes small
-functions look dearer than they are. It is brought into the worker by a sitecustomize in a
-folder of its own on PYTHONPATH, begins and ends at SIGUSR2, and profiles the loop's thread and those of the gateway.
+py-spy samples and changes little. It takes some waiting threads for busy ones: what waits by its name (WAITING) is
+left out, but a sample within a system call (fsync, epoll) may be waiting too, so shares are of time, not of CPU.
+cProfile, on each thread's CPU clock, counts calls exactly and makes small functions look dearer than they are. It is
+brought into the worker by a sitecustomize in a folder of its own on PYTHONPATH, begins and ends at SIGUSR2, and
+profiles the loop's thread and those of the gateway.
 """
 
 from __future__ import annotations

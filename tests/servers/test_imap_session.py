@@ -12,6 +12,8 @@ from imap_world import Client, World, open_world
 from trio.testing import wait_all_tasks_blocked
 
 from wd_trio.config import Limits
+from wd_trio.mail.content import prepare
+from wd_trio.mail.model import NewMessage
 from wd_trio.servers.imap.options import ImapOptions
 
 
@@ -299,3 +301,30 @@ async def test_long_pipelines_give_way_to_others(tmp_path: Path) -> None:
             nursery.start_soon(flood)
             nursery.start_soon(ask)
         assert order == ["other", "flood"]
+
+
+async def test_twenty_thousand_messages_go_page_by_page(tmp_path: Path) -> None:
+    """A client that reads slowly holds one page in the server, not the mailbox; others are served meanwhile."""
+    count = 20_000
+    async with open_world("sqlite", tmp_path) as world:
+        owner = await world.services.users.by_username("alice")
+        message = NewMessage(prepare(b"Subject: x\r\n\r\nbody\r\n").content(), 0)
+        await world.services.gateway.run(
+            world.services.store.append, owner.id, "INBOX", [message] * count, create=True
+        )
+        slow, other = world.client(1), world.client(2)
+        await slow.log_in("alice")
+        await other.log_in("alice")
+        await slow.command("a1", "SELECT INBOX")
+        before = crossings(world)["store.read"]
+        await slow.send(b"a2 FETCH 1:* (UID FLAGS INTERNALDATE RFC822.SIZE)\r\n")
+        await slow.read_line()
+        assert (await other.command("b1", "SELECT INBOX"))[-1].startswith("b1 OK")
+        assert crossings(world)["store.read"] - before < 40, "the rest is not read before it can be sent"
+        heard = 1
+        while not (line := await slow.read_line()).startswith("a2 "):
+            heard += 1
+        assert (heard, line) == (count, "a2 OK FETCH completed")
+        lines = await slow.command("a3", "STORE 1:* +FLAGS.SILENT (\\Seen)")
+        assert lines == ["a3 OK STORE completed"]
+        assert (await other.command("b2", "STATUS INBOX (UNSEEN)"))[0].endswith("(UNSEEN 0)")
