@@ -21,7 +21,7 @@ from wd_trio import __version__
 from wd_trio.api import errors, openapi
 from wd_trio.api.asgi import BoundedConnection, BoundedRequest
 from wd_trio.api.auth import ANY, Caller
-from wd_trio.api.blueprints import addresses, authentication, users
+from wd_trio.api.blueprints import addresses, authentication, mailboxes, messages, updates, users
 from wd_trio.api.routing import Route, Routes
 from wd_trio.api.schema import Request
 from wd_trio.api.services import ApiServices
@@ -36,7 +36,15 @@ METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 SLACK_BYTES: Final = 1 << 20
 
 about: Final = Routes("About")
-BLUEPRINTS: Final = (users.routes, addresses.routes, authentication.routes, about)
+BLUEPRINTS: Final = (
+    users.routes,
+    addresses.routes,
+    mailboxes.routes,
+    messages.routes,
+    updates.routes,
+    authentication.routes,
+    about,
+)
 
 
 class Api(QuartTrio):
@@ -56,18 +64,33 @@ def all_routes() -> list[Route]:
 
 
 def create_app(
-    *, ready: Probe, live: Probe, metrics: Callable[[], Awaitable[str]], services: ApiServices
+    *,
+    ready: Probe,
+    live: Probe,
+    metrics: Callable[[], Awaitable[str]],
+    services: ApiServices | None,
 ) -> QuartTrio:
-    """The app over these services, with `GET /health`, `GET /health/live` and `GET /metrics` besides."""
+    """The app over these services, with `GET /health`, `GET /health/live` and `GET /metrics` besides; without
+    services these three alone."""
     app = Api("wd_trio.api", static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = services.options.message_bytes * 4 // 3 + SLACK_BYTES  # base64 in JSON
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.config["RESPONSE_TIMEOUT"] = None  # streams bound themselves
     app.json.sort_keys = False  # type: ignore[attr-defined]  # the default provider has it; its base has not
     app.url_map.merge_slashes = False
-    if not services.options.access_control:
-        log.warning("access control is off: every call of the API is root's")
+    _add_probes(app, ready, live, metrics)
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(Exception, _error)
+    if services is not None:
+        options = services.options
+        app.config["MAX_CONTENT_LENGTH"] = options.message_bytes * 4 // 3 + SLACK_BYTES  # base64 in JSON
+        for blueprint in BLUEPRINTS:
+            blueprint.install(app, services)
+        if not options.access_control:
+            log.warning("access control is off: every call of the API is root's")
+    return app
 
+
+def _add_probes(app: QuartTrio, ready: Probe, live: Probe, metrics: Callable[[], Awaitable[str]]) -> None:
     async def health() -> Response:
         return _reply(*await ready())
 
@@ -80,11 +103,6 @@ def create_app(
     app.add_url_rule("/health", view_func=health, methods=["GET"])
     app.add_url_rule("/health/live", view_func=health_live, methods=["GET"])
     app.add_url_rule("/metrics", view_func=metrics_text, methods=["GET"])
-    for blueprint in BLUEPRINTS:
-        blueprint.install(app, services)
-    app.register_error_handler(HTTPException, _http_error)
-    app.register_error_handler(Exception, _error)
-    return app
 
 
 @cache

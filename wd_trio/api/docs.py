@@ -81,7 +81,8 @@ def _note(name: str, about: dict[str, Any], schema: dict[str, Any]) -> str:
     needed = "required" if name in schema.get("required", ()) else ""
     if default not in (None, "", False):
         needed = f"default {msgspec.json.encode(default).decode()}"
-    return "; ".join(filter(None, (needed, about.get("description", ""))))
+    told = [each.get("description", "") for each in (about, *about.get("anyOf", ()))]
+    return "; ".join(filter(None, (needed, *told)))
 
 
 def _kind(about: dict[str, Any], components: dict[str, Any]) -> str:
@@ -93,6 +94,8 @@ def _kind(about: dict[str, Any], components: dict[str, Any]) -> str:
         return "{" + ", ".join(f"`{name}` {_kind(each, components)}" for name, each in names.items()) + "}"
     if "enum" in about:
         return ", ".join(f"`{value}`" for value in about["enum"])
+    if "prefixItems" in about:
+        return "[" + ", ".join(_kind(each, components) for each in about["prefixItems"]) + "]"
     if about.get("type") == "array":
         return f"list of {_kind(about.get('items', {}), components)}"
     kind = str(about.get("format") or about.get("type") or "any")

@@ -157,7 +157,7 @@ def _view(route: Route, services: ApiServices) -> Callable[..., Awaitable[Respon
         else:
             permitted(caller, route.access, None)
         given: dict[str, Any] = {}
-        if not (route.raw and request.mimetype in route.raw):
+        if route.method != "GET" and not (route.raw and request.mimetype in route.raw):
             with trio.move_on_after(options.body_s) as slow:
                 given = await _body(body_bytes)
             if slow.cancelled_caught:
@@ -244,13 +244,10 @@ def _query(raw: bytes) -> tuple[dict[str, Any], str]:
 
 async def _body(most: int) -> dict[str, Any]:
     """The JSON object in the current request's body, none where there is no body."""
-    request = current_request
-    if request.content_length is None and "Transfer-Encoding" not in request.headers:
-        return {}
     content = b"".join([chunk async for chunk in body_chunks(most)])
     if not content:
         return {}
-    if request.mimetype != errors.JSON_TYPE:
+    if current_request.mimetype != errors.JSON_TYPE:
         raise UnsupportedMediaType
     try:
         given = _JSON.decode(content)

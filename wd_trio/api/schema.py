@@ -70,11 +70,11 @@ class Answer(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     success: bool = True
 
 
-class Done(Answer, frozen=True):
+class Done(Answer, kw_only=True, frozen=True):
     """It was done; there is no more to tell."""
 
 
-class Created(Answer, frozen=True):
+class Created(Answer, kw_only=True, frozen=True):
     """It was made, under this id."""
 
     id: str

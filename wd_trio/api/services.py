@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from wd_trio.secret import Secret
 from wd_trio.service.auth import Auth
 from wd_trio.service.changes import ChangeHub
+from wd_trio.service.changing import Changing
 from wd_trio.service.directory import Directory
 from wd_trio.service.mailboxes import Mailboxes
 from wd_trio.service.messages import Messages
+from wd_trio.service.reading import Reading
 from wd_trio.service.sessions import Sessions
 from wd_trio.service.tokens import Tokens
+from wd_trio.service.updates import Updates
 from wd_trio.service.users import Users
 
 
@@ -37,5 +40,8 @@ class ApiServices:
     sessions: Sessions
     mailboxes: Mailboxes
     messages: Messages
+    reading: Reading
+    changing: Changing
+    updates: Updates
     hub: ChangeHub
     options: ApiOptions = field(default_factory=ApiOptions)

@@ -43,6 +43,7 @@ from wd_trio.servers.pop3.options import Pop3Options, Pop3Services
 from wd_trio.servers.pop3.session import serve_pop3
 from wd_trio.service.auth import Auth, AuthOptions
 from wd_trio.service.changes import ChangeHub
+from wd_trio.service.changing import Changing
 from wd_trio.service.credentials import Hasher
 from wd_trio.service.delivery import Delivery, DeliveryOptions
 from wd_trio.service.directory import Directory
@@ -50,9 +51,11 @@ from wd_trio.service.intake import Intake
 from wd_trio.service.mailboxes import Mailboxes
 from wd_trio.service.maildrop import Maildrops
 from wd_trio.service.messages import Messages
+from wd_trio.service.reading import Reading
 from wd_trio.service.sessions import SessionOptions, Sessions
 from wd_trio.service.tokens import Tokens
 from wd_trio.service.tracking import Tracking
+from wd_trio.service.updates import Updates
 from wd_trio.service.users import UserOptions, Users
 
 log = structlog.get_logger()
@@ -82,6 +85,9 @@ class Services:
     delivery: Delivery
     mailboxes: Mailboxes
     messages: Messages
+    reading: Reading
+    changing: Changing
+    updates: Updates
     maildrops: Maildrops
     sessions: Sessions
     tracking: Tracking
@@ -215,6 +221,7 @@ def _compose(
     intake = Intake(gateway=gateway, store=store)
     mailboxes = Mailboxes(gateway=gateway, store=store, hub=hub)
     messages = Messages(gateway=gateway, store=store, hub=hub, intake=intake)
+    reading = Reading(gateway=gateway, store=store, messages=messages)
     return Services(
         gateway=gateway,
         store=store,
@@ -236,6 +243,9 @@ def _compose(
         ),
         mailboxes=mailboxes,
         messages=messages,
+        reading=reading,
+        changing=Changing(reading=reading, mailboxes=mailboxes, messages=messages, users=users),
+        updates=Updates(gateway=gateway, store=store, hub=hub),
         maildrops=Maildrops(
             gateway=gateway, limits=limits, mailboxes=mailboxes, messages=messages, owner=owner
         ),
@@ -304,6 +314,9 @@ def api_services(services: Services, config: Config) -> ApiServices:
         sessions=services.sessions,
         mailboxes=services.mailboxes,
         messages=services.messages,
+        reading=services.reading,
+        changing=services.changing,
+        updates=services.updates,
         hub=services.hub,
         options=ApiOptions(
             access_token=config.api.access_token,

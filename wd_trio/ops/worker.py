@@ -66,6 +66,7 @@ class Worker:
         self._api_descriptors = api_descriptors
         self._hosts: dict[str, ConnectionHost] = {}
         self._health: Health | None = None
+        self._end_streams: Callable[[], None] | None = None
         self._leaving = trio.Event()
         self._api_leaving = trio.Event()
         self._api_ended = trio.Event()
@@ -124,6 +125,7 @@ class Worker:
                     status = await self._cannot_start(str(error))
                     outer.cancel_scope.cancel()
                     return status
+                self._end_streams = services.updates.end_all
                 health = self._health = Health(gateway=services.gateway, store=services.store)
                 app = create_app(
                     ready=health.ready,
@@ -188,6 +190,8 @@ class Worker:
         log.info("leaving", stopping=stopping)
         _exit_after(HARD_EXIT_S, EXIT_FAILED)
         self._deadline_s = deadline_s
+        if self._end_streams is not None:
+            self._end_streams()
         if not stopping:
             self._api_leaving.set()  # another worker answers on the same socket
         elif self._health is not None:

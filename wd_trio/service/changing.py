@@ -24,8 +24,10 @@ SLICE_ROWS: Final = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What is to become of some messages: flags to add and to remove, and the id of the mailbox to move them to."""
+    """What is to become of some messages: flags to replace all others, to remove and to add, in this order, and the
+    id of the mailbox to move them to."""
 
+    replace: FlagChange | None = None
     add: FlagChange | None = None
     remove: FlagChange | None = None
     move_to: str | None = None
@@ -61,7 +63,7 @@ class Changing:
         await self._reading.mailbox(user_id, mailbox_id)
         place = Place(user_id, mailbox_id)
         outcome = Outcome()
-        for change in (wanted.remove, wanted.add):
+        for change in (wanted.replace, wanted.remove, wanted.add):
             if change is not None:
                 outcome.updated = 0
                 async for stored in self._messages.store_flags(place, uids, change):

@@ -1,9 +1,9 @@
 """The updates of a user: what happens in its mailboxes, told as a stream of events that can be taken up anywhere.
 
 There is no journal of events: the store's own is enough. A feed holds a position, which is for each mailbox its
-modseq, its uidnext and a mark of its path. A hint that anything of the user's changed only wakes it; one crossing then
-lists the mailboxes and asks `changes_since` for each that moved, and the difference is told. So a feed is one bit,
-hints that are lost or too many cost nothing but time, and a burst of them costs one look.
+modseq, its uidnext and a mark of its path. A hint that anything of the user's changed only wakes it; one crossing
+then lists the mailboxes and asks `changes_since` for each that moved, and the difference is told. So a feed is
+one bit: hints that are lost or too many cost nothing but time, and a burst of them costs one look.
 
 The position travels with the events, so that any server goes on from it: nothing is missed, and what came after the
 last position that the client has is told again. What cannot be told exactly is told as RESYNC, and the client reads
@@ -40,6 +40,7 @@ IDLE_S: Final = 1800.0
 FEEDS_OF_A_USER: Final = 20
 ROWS_A_LOOK: Final = 1000
 EVENTS_TOLD: Final = 10_000
+FOLDERS_TOLD: Final = 100
 POSITION_BYTES: Final = 8192
 _UNPACKED_BYTES: Final = 1 << 20
 _NOWHERE: Final = "0"
@@ -49,6 +50,7 @@ _ENDING: Final = frozenset({"user", "kill"})
 
 Event: TypeAlias = Mapping[str, Any]
 """What clients are told: "command" and what belongs to it, in WildDuck's names."""
+Told: TypeAlias = tuple[Event, str]
 
 
 class _Known(NamedTuple):
@@ -59,7 +61,7 @@ class _Known(NamedTuple):
     path_mark: int
 
 
-_Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=1 << 63)]
+_Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
 class _Entry(msgspec.Struct, array_like=True, frozen=True):
@@ -71,6 +73,7 @@ class _Entry(msgspec.Struct, array_like=True, frozen=True):
 
 Positions: TypeAlias = dict[str, _Known]
 _UNKNOWN: Final = _Known(0, 1, 0)
+_ANEW: Final[Event] = {"command": "RESYNC"}
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final = msgspec.msgpack.Decoder(list[_Entry])
 
@@ -85,16 +88,16 @@ class UpdateOptions:
 
 
 class Batch:
-    """Some events in order, made while they are read, and the position after all of them. A batch without either is
-    a sign of life."""
+    """Some events in order, made while they are read, each with the position after it, "" where that is not known;
+    and the position after all. A batch without any is a sign of life."""
 
     __slots__ = ("_events", "position")
 
-    def __init__(self, events: Callable[[], Iterator[Event]], position: str) -> None:
+    def __init__(self, events: Callable[[], Iterator[Told]], position: str) -> None:
         self._events = events
         self.position = position
 
-    def __iter__(self) -> Iterator[Event]:
+    def __iter__(self) -> Iterator[Told]:
         return self._events()
 
 
@@ -199,7 +202,7 @@ class Feed:
     async def _look(self) -> Batch | None:
         """Ask the store for everything that is new; None when nothing is."""
         known = self._positions
-        begin: list[Event] | None = None
+        begin: list[Told] | None = None
         if known is None:
             known, begin = self._begin()
         try:
@@ -219,12 +222,12 @@ class Feed:
             return None
         return Batch(told.events, encode_position(told.after))
 
-    def _begin(self) -> tuple[Positions | None, list[Event] | None]:
+    def _begin(self) -> tuple[Positions | None, list[Told] | None]:
         """Where to begin, and what to tell before all else. None: at what there is now."""
         if not self._from:
             return None, None
         position = decode_position(self._from)
-        return (None, [{"command": "RESYNC"}]) if position is None else (position, [])
+        return (None, [(_ANEW, "")]) if position is None else (position, [])
 
 
 # -- one look
@@ -268,50 +271,61 @@ def _look(store: MailStore, user_id: str, known: Positions | None, limit: int) -
 
 
 class _Telling:
-    """The difference between what a client knows and a look, and what it knows `after` being told."""
+    """The difference between what a client knows and a look, and what it knows `after` being told.
+
+    What happens to mailboxes has no journal, so each such event carries the position after it: a client that heard of
+    a mailbox, and lost the connection before the next event, must later hear that it went.
+    """
 
     def __init__(self, known: Positions, look: _Look, events_told: int) -> None:
         self._known = known
         self._look = look
         self._events_told = events_told
-        self._gone = known.keys() - {mailbox.id for mailbox in look.mailboxes}
-        self.after = self._told()
-        self.any = bool(look.changes or self._gone) or self.after != known
+        self._gone = sorted(known.keys() - {mailbox.id for mailbox in look.mailboxes})
+        self._new = [mailbox for mailbox in look.mailboxes if self._is_new(mailbox)]
+        self._anew = len(self._gone) + len(self._new) > FOLDERS_TOLD
+        self.after = {mailbox.id: self._told(mailbox) for mailbox in look.mailboxes}
+        self.any = bool(look.changes or self._gone or self._new)
 
-    def _told(self) -> Positions:
-        after: Positions = {}
-        for mailbox in self._look.mailboxes:
-            before = self._known.get(mailbox.id)
-            now = _known(mailbox)
-            changes = self._look.changes.get(mailbox.id)
-            if changes is not None:
-                # Of a page that was cut `uid_next` says nothing: until the last one is told, what is above the old
-                # one may be new.
-                last_new = (before or _UNKNOWN).uid_next if changes.more else changes.uid_next
-                now = _Known(changes.modseq, last_new, now.path_mark)
-            elif mailbox.id not in self._look.changes:
-                stays = before or _UNKNOWN
-                now = _Known(stays.modseq, stays.uid_next, now.path_mark)
-            after[mailbox.id] = now
-        return after
+    def _is_new(self, mailbox: Mailbox) -> bool:
+        known = self._known.get(mailbox.id)
+        return known is None or known.path_mark != _mark(mailbox.path)
 
-    def events(self) -> Iterator[Event]:
-        for mailbox_id in sorted(self._gone):
-            yield {"command": "DELETE", "mailbox": mailbox_id}
+    def _told(self, mailbox: Mailbox) -> _Known:
+        before = self._known.get(mailbox.id, _UNKNOWN)
+        now = _known(mailbox)
+        if self._anew:
+            return now
+        if mailbox.id not in self._look.changes:
+            return before._replace(path_mark=now.path_mark)
+        changes = self._look.changes[mailbox.id]
+        if changes is None:
+            return now
+        # Of a page that was cut `uid_next` says nothing: until the last one is told, what is above the old one may
+        # be new.
+        uid_next = before.uid_next if changes.more else changes.uid_next
+        return _Known(changes.modseq, uid_next, now.path_mark)
+
+    def events(self) -> Iterator[Told]:
+        if self._anew:
+            yield _ANEW, encode_position(self.after)
+            return
+        sofar = dict(self._known)
+        for mailbox_id in self._gone:
+            del sofar[mailbox_id]
+            yield {"command": "DELETE", "mailbox": mailbox_id}, encode_position(sofar)
+        for mailbox in self._new:
+            before = sofar.get(mailbox.id)
+            sofar[mailbox.id] = (before or _UNKNOWN)._replace(path_mark=_mark(mailbox.path))
+            command = "CREATE" if before is None else "RENAME"
+            yield {"command": command, "mailbox": mailbox.id, "path": mailbox.path}, encode_position(sofar)
         for mailbox in self._look.mailboxes:
-            before = self._known.get(mailbox.id)
-            if before is None:
-                yield {"command": "CREATE", "mailbox": mailbox.id, "path": mailbox.path}
-            elif before.path_mark != _mark(mailbox.path):
-                yield {"command": "RENAME", "mailbox": mailbox.id, "path": mailbox.path}
             if mailbox.id in self._look.changes:
-                yield from self._messages(mailbox, before or _UNKNOWN)
-                yield {
-                    "command": "COUNTERS",
-                    "mailbox": mailbox.id,
-                    "total": mailbox.messages,
-                    "unseen": mailbox.unseen,
-                }
+                for event in self._messages(mailbox, sofar[mailbox.id]):
+                    yield event, ""
+                sofar[mailbox.id] = self.after[mailbox.id]
+                counters = {"total": mailbox.messages, "unseen": mailbox.unseen}
+                yield {"command": "COUNTERS", "mailbox": mailbox.id, **counters}, encode_position(sofar)
 
     def _messages(self, mailbox: Mailbox, before: _Known) -> Iterator[Event]:
         changes = self._look.changes[mailbox.id]
@@ -337,7 +351,7 @@ class _Telling:
                 }
 
 
-def _nothing() -> Iterator[Event]:
+def _nothing() -> Iterator[Told]:
     return iter(())
 
 
@@ -354,7 +368,7 @@ def _mark(path: str) -> int:
 
 def encode_position(positions: Positions) -> str:
     """A position as letters, digits, "-" and "_"."""
-    entries = [_Entry(bytes.fromhex(mailbox), *known) for mailbox, known in positions.items()]
+    entries = [_Entry(bytes.fromhex(mailbox), *known) for mailbox, known in sorted(positions.items())]
     text = base64.urlsafe_b64encode(zlib.compress(_ENCODER.encode(entries))).rstrip(b"=")
     return text.decode() if len(text) <= POSITION_BYTES else _NOWHERE
 

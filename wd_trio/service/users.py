@@ -259,8 +259,8 @@ class Users:
             raise
         await self._gateway.run(self._store.delete_user_mail, user_id)
 
-    async def add_address(self, user_id: str, address: str) -> Address:
-        """The first address of a user becomes its main one. Conflict (what = "address") for one that is taken;
+    async def add_address(self, user_id: str, address: str, *, main: bool = False) -> Address:
+        """A first address is the main one in any case. Conflict (what = "address") for one that is taken;
         Limited beyond 1,000 addresses; Invalid."""
         normal = normalise(address)
         added = Address(new_id(), normal, user_id, int(time.time()))
@@ -270,7 +270,7 @@ class Users:
             if len(found) == ADDRESSES_OF_A_USER:
                 raise errors.Limited("too many addresses", what="address")
             return [
-                user_update(document, address=document.data["address"] or normal),
+                user_update(document, address=normal if main else document.data["address"] or normal),
                 Insert(ADDRESSES, added.id, _address_data(user_id, normal, added.created)),
             ]
 

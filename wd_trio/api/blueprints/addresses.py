@@ -41,9 +41,7 @@ class AddAddress(Request, frozen=True):
 @routes.route("POST", "/users/{user}/addresses", request=AddAddress, response=Created, access=ROOT)
 async def add_address(request: AddAddress, caller: Caller, services: ApiServices) -> Created:
     """Add an address to a user"""
-    address = await services.users.add_address(request.user, request.address)
-    if request.main:
-        await services.directory.set_main(request.user, address.id)
+    address = await services.users.add_address(request.user, request.address, main=request.main)
     return Created(id=address.id)
 
 
@@ -51,7 +49,7 @@ class ListUserAddresses(Request, frozen=True):
     user: Id
 
 
-class UserAddresses(Answer, frozen=True):
+class UserAddresses(Answer, kw_only=True, frozen=True):
     results: list[AddressItem]
 
 
@@ -79,7 +77,7 @@ class OneAddress(Request, frozen=True):
     address: Annotated[Id, Meta(description="The address's id")]
 
 
-class AddressShown(Answer, frozen=True):
+class AddressShown(Answer, kw_only=True, frozen=True):
     id: str
     address: str
     main: bool
@@ -134,7 +132,7 @@ class OwnedAddress(Item, frozen=True):
     created: datetime
 
 
-class AddressListing(Listing, frozen=True):
+class AddressListing(Listing, kw_only=True, frozen=True):
     query: str
     results: list[OwnedAddress]
 
@@ -160,7 +158,7 @@ class ResolveAddress(Request, frozen=True):
     address: EmailAddress
 
 
-class AddressResolved(Answer, frozen=True):
+class AddressResolved(Answer, kw_only=True, frozen=True):
     id: str
     address: str
     user: str

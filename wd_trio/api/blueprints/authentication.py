@@ -26,7 +26,7 @@ class Authenticate(Request, frozen=True):
     token: Annotated[bool, Meta(description="Answer with a token of the user's")] = False
 
 
-class Authenticated(Answer, frozen=True):
+class Authenticated(Answer, kw_only=True, frozen=True):
     id: str
     username: str
     address: str
@@ -69,7 +69,7 @@ async def revoke_token(request: Request, caller: Caller, services: ApiServices) 
     return Done()
 
 
-class TokenShown(Answer, frozen=True):
+class TokenShown(Answer, kw_only=True, frozen=True):
     """Whose token it is; `user` is null for root's."""
 
     role: str

@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Final
 
+import structlog
 from msgspec import Meta
 
 from wd_trio.api.auth import OWN, ROOT, Caller
@@ -23,6 +24,7 @@ from wd_trio.secret import Secret
 from wd_trio.service.directory import Profile
 from wd_trio.service.users import UserChange
 
+log = structlog.get_logger()
 routes: Final = Routes("Users")
 
 Flag = Annotated[bool, Meta(description="Y, yes, on, 1 and true all mean yes")]
@@ -85,7 +87,7 @@ class ListUsers(Paging, frozen=True):
     query: Annotated[str, Meta(max_length=128, description="How usernames begin")] = ""
 
 
-class UserListing(Listing, frozen=True):
+class UserListing(Listing, kw_only=True, frozen=True):
     query: str
     results: list[UserItem]
 
@@ -108,7 +110,7 @@ class ResolveUser(Request, frozen=True):
     username: Username
 
 
-class Resolved(Answer, frozen=True):
+class Resolved(Answer, kw_only=True, frozen=True):
     id: str
 
 
@@ -122,7 +124,7 @@ class GetUser(Request, frozen=True):
     user: Id
 
 
-class UserShown(Answer, frozen=True):
+class UserShown(Answer, kw_only=True, frozen=True):
     id: str
     username: str
     name: str
@@ -211,7 +213,8 @@ class LogOut(Request, frozen=True):
 async def log_out(request: LogOut, caller: Caller, services: ApiServices) -> Done:
     """End all IMAP and POP3 sessions of a user"""
     await services.users.get(request.user)
-    await services.sessions.kill(request.user)
+    ended = await services.sessions.kill(request.user)
+    log.info("user logged out", user=request.user, sessions=len(ended), reason=request.reason)
     return Done()
 
 
