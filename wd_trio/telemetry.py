@@ -19,6 +19,9 @@ connections_total: Final = Counter(
 connections_open: Final = Gauge(
     "wildduck_connections_open", "Connections open", ["protocol"], registry=REGISTRY
 )
+active_sessions: Final = Gauge(
+    "wildduck_active_sessions_total", "Sessions of authenticated connections", ["protocol"], registry=REGISTRY
+)
 logins_total: Final = Counter(
     "wildduck_logins", "Log-ins by result", ["protocol", "result"], registry=REGISTRY
 )

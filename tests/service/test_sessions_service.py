@@ -12,6 +12,7 @@ import trio
 from session_house import SessionHouse, open_session_house
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from wd_trio import telemetry
 from wd_trio.errors import Limited, Unavailable
 from wd_trio.ports.bus import Hint
 from wd_trio.service.sessions import KILL, LEASE_S, RENEW_S, clean_user_agent
@@ -27,6 +28,11 @@ def state_writes(house: SessionHouse) -> int:
     return house.accounts.crossings("state.write")
 
 
+def active_sessions() -> float:
+    value = telemetry.REGISTRY.get_sample_value("wildduck_active_sessions_total", {"protocol": "imap"})
+    return value or 0.0
+
+
 def selected(house: SessionHouse, session_id: str) -> str | None:
     document = house.store.get(session_id)
     return document.selected if document else None
@@ -36,8 +42,10 @@ async def test_a_session_begins_with_one_crossing_and_ends_with_one(house: Sessi
     worker = house.worker("1.1")
     login = await house.login("anna")
     before = state_writes(house)
+    open_before = active_sessions()
     session = await worker.begin(login)
     assert state_writes(house) == before + 1
+    assert active_sessions() == open_before + 1
     document = house.store.get(session.id)
     assert document is not None
     assert re.fullmatch(r"sess_[0-9a-f]{32}", document.id)
@@ -52,6 +60,7 @@ async def test_a_session_begins_with_one_crossing_and_ends_with_one(house: Sessi
     await worker.sessions.end(session)
     await worker.sessions.end(session)
     assert state_writes(house) == before + 2
+    assert active_sessions() == open_before, "ended once, however often it is said"
     assert house.store.get(session.id) is None
 
 

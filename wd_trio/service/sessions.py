@@ -22,6 +22,7 @@ from typing import Any, Final, Protocol
 import structlog
 import trio
 
+from wd_trio import telemetry
 from wd_trio.errors import Limited, Unavailable, WdError
 from wd_trio.ports.bus import Hint
 from wd_trio.ports.documents import Json
@@ -186,6 +187,7 @@ class Sessions:
             raise Limited("every connection of this user is taken", what="connections")
         session = self._open[document.id] = Session(document, kick, self._options.clock)
         self._by_user.setdefault(document.user, set()).add(document.id)
+        telemetry.active_sessions.labels(protocol).inc()
         self._tracking.began(document)
         return session
 
@@ -198,6 +200,7 @@ class Sessions:
         down is logged only: the document then goes with the next batch, or with this worker."""
         if self._open.pop(session.id, None) is None:
             return
+        telemetry.active_sessions.labels(session.document.protocol).dec()
         mine = self._by_user[session.user_id]
         mine.discard(session.id)
         if not mine:
