@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import wd_trio
-from wd_trio.cli import accounts, copies, server, sessions
+from wd_trio.cli import accounts, copies, server, sessions, watch
 from wd_trio.cli.terminal import complain
 from wd_trio.config_load import ConfigFaults
 from wd_trio.errors import Conflict, Invalid, WdError
@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     accounts.add_commands(commands, common)
     sessions.add_commands(commands, common)
     copies.add_commands(commands, common)
+    watch.add_commands(commands, common)
     version = commands.add_parser("version", help="print the version")
     version.set_defaults(run=_version)
     return parser

@@ -2,12 +2,15 @@
 
 Hypercorn accepts for itself, every worker on the same sockets. Its own limits are set here: its backlog (it calls
 listen again), the time that idle and half-said requests may take, and what it tells the log. Its sends are shielded
-from cancellation without a deadline, so whoever runs this bounds it from outside (ops/worker.py).
+from cancellation without a deadline: the kernel gives up a client that takes nothing for `flush_s`, which accepted
+sockets have from their listener, and whoever runs this bounds the rest from outside (ops/worker.py).
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, cast
 
@@ -20,9 +23,17 @@ KEEP_ALIVE_S: Final = 60
 
 
 async def serve_http(
-    app: object, descriptors: Sequence[int], *, leave: Callable[[], Awaitable[None]], grace_s: float
+    app: object,
+    descriptors: Sequence[int],
+    *,
+    leave: Callable[[], Awaitable[None]],
+    grace_s: float,
+    flush_s: float,
 ) -> None:
-    """Serve an ASGI app on inherited listening sockets until `leave` returns; requests then get `grace_s`."""
+    """Serve an ASGI app on inherited listening sockets until `leave` returns; requests then get `grace_s`. A client
+    that takes nothing of an answer for `flush_s` is given up."""
+    for descriptor in descriptors:
+        bound_sends(descriptor, flush_s)
     if not descriptors:
         await leave()
         return
@@ -36,3 +47,10 @@ async def serve_http(
     config.graceful_timeout = grace_s
     config.shutdown_timeout = grace_s
     await hypercorn.trio.serve(cast(Any, app), config, shutdown_trigger=leave)
+
+
+def bound_sends(descriptor: int, flush_s: float) -> None:
+    """RFC 5482's user timeout for what a listener accepts; Unix sockets have none, and their clients are proxies."""
+    with socket.socket(fileno=os.dup(descriptor)) as sock:
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, int(flush_s * 1000)))

@@ -178,7 +178,13 @@ class Worker:
 
     async def _serve_api(self, app: object) -> None:
         try:
-            await serve_http(app, self._api_descriptors, leave=self._api_leaving.wait, grace_s=API_GRACE_S)
+            await serve_http(
+                app,
+                self._api_descriptors,
+                leave=self._api_leaving.wait,
+                grace_s=API_GRACE_S,
+                flush_s=self._driver_options.flush_s,
+            )
         finally:
             self._api_ended.set()
 
