@@ -12,6 +12,7 @@ from imap_world import Client, World, open_world
 from trio.testing import wait_all_tasks_blocked
 
 from wd_trio.config import Limits
+from wd_trio.errors import Unavailable
 from wd_trio.mail.content import prepare
 from wd_trio.mail.model import NewMessage
 from wd_trio.servers.imap.options import ImapOptions
@@ -276,6 +277,7 @@ async def test_a_mailbox_that_is_gone_ends_the_session(tmp_path: Path) -> None:
         await world.services.gateway.run(world.services.store.delete_user_mail, owner.id)
         world.services.hub.resync()
         await client.send(b"a2 NOOP\r\n")
+        assert await client.read_line() == "a2 OK NOOP completed"
         assert (await client.read_line()).startswith("* BYE The selected mailbox is gone")
 
 
@@ -328,3 +330,29 @@ async def test_twenty_thousand_messages_go_page_by_page(tmp_path: Path) -> None:
         lines = await slow.command("a3", "STORE 1:* +FLAGS.SILENT (\\Seen)")
         assert lines == ["a3 OK STORE completed"]
         assert (await other.command("b2", "STATUS INBOX (UNSEEN)"))[0].endswith("(UNSEEN 0)")
+
+
+async def test_news_that_cannot_be_read_fail_no_command_and_keep(tmp_path: Path) -> None:
+    """The engine of readers is down for a moment: what was committed is answered OK, and told once it is back."""
+    async with open_world("sqlite", tmp_path) as world:
+        client = world.client(1)
+        await client.log_in("alice")
+        await client.command("a1", "SELECT INBOX")
+        store = world.services.messages._store
+        await world.deliver("alice")
+        world.services.hub.resync()
+
+        class NoReader:
+            """The real store, but for the one read that fails."""
+
+            def __getattr__(self, name: str) -> object:
+                return getattr(store, name)
+
+            def changes_since(self, *_: object, **__: object) -> None:
+                raise Unavailable("no reader", what="store")
+
+        world.services.messages._store = NoReader()  # type: ignore[assignment]  # a fault put into the real store
+        lines = await client.command("a2", "STORE 1:* +FLAGS (\\Seen)")
+        assert lines == ["a2 OK STORE completed"]
+        world.services.messages._store = store
+        assert await client.command("a3", "NOOP") == ["* 1 EXISTS", "a3 OK NOOP completed"]

@@ -148,14 +148,16 @@ class Connection:
             raise Kicked(self._kick)
         if self._drain and not through_drain:
             raise Draining
+        data = (
+            self._read_nowait()
+        )  # before any wake-up: what the client says comes first, however much is new
+        if data is not None:
+            await trio.lowlevel.checkpoint()
+            return data
         if wakeable and self._woken:
             self._woken = False
             await trio.lowlevel.checkpoint()
             return None
-        data = self._read_nowait()
-        if data is not None:
-            await trio.lowlevel.checkpoint()
-            return data
         if through_drain and self._is_tcp:
             # Many clients send a message and the line end after it apart; their kernel holds the second back until
             # ours acknowledges the first, which it would delay for 40 ms. The option lasts for one packet or so.

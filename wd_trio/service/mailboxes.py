@@ -7,24 +7,22 @@ sessions; sessions that look at a mailbox whose messages left it are made to ask
 from __future__ import annotations
 
 import builtins
-import unicodedata
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import Final
 
 from wd_trio.errors import Denied, Invalid, Limited
+from wd_trio.mail import names
 from wd_trio.mail.model import DEFAULT_MAILBOXES, SEPARATOR, Mailbox, MailboxSpec, Opened, Usage
+from wd_trio.mail.names import INBOX, canonical
 from wd_trio.mail.numset import UidSet
 from wd_trio.ports.bus import Hint
 from wd_trio.ports.gateway import Gateway
 from wd_trio.ports.mail import MailStore
 from wd_trio.service.changes import ChangeHub
 
-INBOX: Final = "INBOX"
 SPECIAL_USES: Final = frozenset({"\\Archive", "\\Drafts", "\\Flagged", "\\Junk", "\\Sent", "\\Trash"})
 
-MAX_NAME_BYTES: Final = 1000
-MAX_LEVELS: Final = 32
 MAX_MAILBOXES: Final = 10_000
 RANGE_BYTES: Final = 120  # what one range of a UidSet weighs: three list slots and their integers
 
@@ -36,24 +34,10 @@ class MailboxOptions:
 
 @dataclass(slots=True)
 class _Known:
+    mailbox_id: str
     modseq: int
     uids: UidSet
     weight: int
-
-
-def checked_name(path: str) -> str:
-    """A name that may be given to a mailbox, normalised. Invalid (what="name") for any other."""
-    if len(path) > MAX_NAME_BYTES:  # before it is normalised, which long runs of accents make costly
-        raise Invalid("too long", what="name")
-    name = unicodedata.normalize("NFC", path)
-    levels = name.split(SEPARATOR)
-    if not all(levels) or len(levels) > MAX_LEVELS or len(name.encode()) > MAX_NAME_BYTES:
-        raise Invalid("an empty level, too many of them, or too long", what="name")
-    if any(unicodedata.category(letter)[0] == "C" or letter in "*%" for letter in name):
-        raise Invalid("control characters and wildcards are not for names", what="name")
-    if levels[0].upper() == INBOX:
-        levels[0] = INBOX
-    return SEPARATOR.join(levels)
 
 
 class Mailboxes:
@@ -76,12 +60,12 @@ class Mailboxes:
 
     async def find(self, user_id: str, path: str) -> Mailbox:
         """NotFound when there is none of that path."""
-        return await self._gateway.run(self._store.find_mailbox, user_id, path)
+        return await self._gateway.run(self._store.find_mailbox, user_id, canonical(path))
 
     async def create(self, user_id: str, path: str, *, special_use: str = "") -> Mailbox:
         """Make a mailbox (two crossings). Invalid for a bad name or special use, Conflict when it exists,
         Limited when the user has too many."""
-        name = checked_name(path)
+        name = names.checked(path)
         if special_use and special_use not in SPECIAL_USES:
             raise Invalid("not a special use that can be given", what="special use")
         if len(await self.list(user_id)) >= MAX_MAILBOXES:
@@ -94,6 +78,7 @@ class Mailboxes:
 
     async def delete(self, user_id: str, path: str) -> None:
         """Remove a mailbox and its messages, not its children. Denied for INBOX, NotFound without one."""
+        path = canonical(path)
         if path == INBOX:
             raise Denied("INBOX stays", what="mailbox")
         mailbox_id = await self._gateway.run(self._store.delete_mailbox, user_id, path)
@@ -103,7 +88,7 @@ class Mailboxes:
     async def rename(self, user_id: str, source: str, target: str) -> None:
         """Rename a mailbox with its children; INBOX gives its messages to a new mailbox and stays.
         Invalid for a bad name or a target within the source, Conflict when a name is taken, NotFound."""
-        name = checked_name(target)
+        source, name = canonical(source), names.checked(target)
         if name.startswith(source + SEPARATOR) and source != INBOX:
             raise Invalid("a mailbox cannot move into itself", what="name")
         for mailbox_id in await self._gateway.run(self._store.rename_mailbox, user_id, source, name):
@@ -113,7 +98,7 @@ class Mailboxes:
     async def subscribe(self, user_id: str, path: str, *, subscribed: bool) -> None:
         """Note whether a name is subscribed; there need not be a mailbox of that name. Invalid for a bad name,
         Limited for one too many (two crossings to subscribe)."""
-        name = checked_name(path) if subscribed else path
+        name = names.checked(path) if subscribed else canonical(path)
         if subscribed and len(await self.subscriptions(user_id)) >= MAX_MAILBOXES:
             raise Limited("too many subscriptions", what="subscriptions")
         await self._gateway.run(self._store.subscribe, user_id, name, subscribed=subscribed)
@@ -128,25 +113,29 @@ class Mailboxes:
     async def open(self, user_id: str, path: str) -> tuple[Opened, UidSet]:
         """A mailbox and all its uids at one moment. The uids come from a cache shared by this process's
         sessions while the mailbox stands at the modseq they were read at. NotFound when there is none."""
-        key = (user_id, path)
+        key = (user_id, canonical(path))
         known = self._known.get(key)
-        opened = await self._gateway.run(
-            self._store.open_mailbox, user_id, path, known_modseq=known.modseq if known else -1
-        )
+        opened = await self._open(key, known.modseq if known else -1)
+        if known is not None and opened.uids is None and opened.mailbox.id != known.mailbox_id:
+            # Another mailbox has the name now, and happens to stand at the same modseq.
+            opened = await self._open(key, -1)
         if opened.uids is not None:
-            self._remember(key, opened.mailbox.highest_modseq, opened.uids)
+            self._remember(key, opened.mailbox, opened.uids)
             return opened, opened.uids
         assert known is not None  # the store leaves uids out only for a modseq that it was told
         if key in self._known:
             self._known.move_to_end(key)
         return replace(opened, uids=known.uids), known.uids
 
-    def _remember(self, key: tuple[str, str], modseq: int, uids: UidSet) -> None:
+    async def _open(self, key: tuple[str, str], known_modseq: int) -> Opened:
+        return await self._gateway.run(self._store.open_mailbox, *key, known_modseq=known_modseq)
+
+    def _remember(self, key: tuple[str, str], mailbox: Mailbox, uids: UidSet) -> None:
         old = self._known.pop(key, None)
         if old is not None:
             self._weight -= old.weight
         weight = 400 + RANGE_BYTES * uids.range_count
-        self._known[key] = _Known(modseq, uids, weight)
+        self._known[key] = _Known(mailbox.id, mailbox.highest_modseq, uids, weight)
         self._weight += weight
         while self._weight > self._options.uid_cache_bytes:
             _, dropped = self._known.popitem(last=False)

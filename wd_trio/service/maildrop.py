@@ -182,10 +182,14 @@ class Maildrops:
         self._mailboxes = mailboxes
         self._messages = messages
         self._owner = owner
+        self._kept: dict[
+            str, set[str]
+        ] = {}  # locks whose session is over and that are not given back yet, by user
 
     async def open(self, user_id: str, holder: str) -> Maildrop:
         """Lock a user's INBOX for `holder`, a connection, and take the snapshot. Give it back with `close`.
         Conflict (what="maildrop") while another session has it."""
+        await self._give_back(user_id)
         try:
             locked = await self._gateway.run(
                 self._limits.claim, _key(user_id), holder, owner=self._owner, most=1
@@ -209,13 +213,26 @@ class Maildrops:
         return Maildrop(opened.mailbox, uids, sizes, self._messages)
 
     async def close(self, user_id: str, holder: str) -> None:
-        """Give the lock back, also on the way out of a cancelled connection (bounded). An engine that is down is
-        logged only: the claim then ends with this worker. Closing twice is no fault."""
+        """Give the lock back, also on the way out of a cancelled connection (bounded). Where an engine is down it
+        is given back before this worker next asks for the maildrop, or ends with this worker. Closing twice is no
+        fault."""
+        self._kept.setdefault(user_id, set()).add(holder)
         with trio.move_on_after(RELEASE_S, shield=True):
             try:
-                await self._gateway.run(self._limits.release, _key(user_id), holder)
+                await self._give_back(user_id)
             except Unavailable as error:
-                log.warning("maildrop not given back", connection=holder, error=str(error))
+                log.warning("maildrop not given back yet", connection=holder, error=str(error))
+
+    async def _give_back(self, user_id: str) -> None:
+        """Release every lock of ours on a maildrop whose session is over. Unavailable."""
+        kept = self._kept.get(user_id)
+        if kept is None:
+            return
+        for holder in list(kept):
+            await self._gateway.run(self._limits.release, _key(user_id), holder)
+            kept.discard(holder)
+        if not kept and self._kept.get(user_id) is kept:
+            del self._kept[user_id]
 
 
 def _key(user_id: str) -> str:

@@ -24,6 +24,7 @@ from wd_trio.mail.model import (
     NewMessage,
     Vanished,
 )
+from wd_trio.mail.names import canonical
 from wd_trio.mail.numset import UidSet
 from wd_trio.mail.rope import BlobPiece, Rope
 from wd_trio.mail.search import SearchKey
@@ -164,7 +165,7 @@ class Messages:
         """Copy or move messages to another mailbox of the same user, all or none. NotFound (what="target")
         without such a mailbox, OverQuota for a copy without room."""
         copied = await self._gateway.run(
-            self._store.copy, place.mailbox_id, uids, path, quota_bytes=quota_bytes, move=move
+            self._store.copy, place.mailbox_id, uids, canonical(path), quota_bytes=quota_bytes, move=move
         )
         if copied.sources:
             self._hint_new(copied.targets)
@@ -208,7 +209,7 @@ class Messages:
         appended = await self._gateway.run(
             self._store.append,
             user_id,
-            path,
+            canonical(path),
             [NewMessage(taken.contents[0], internal_date, flags, keywords)],
             blobs=taken.blobs,
             quota_bytes=quota_bytes,

@@ -49,9 +49,14 @@ class Selected:
                 ask = True  # it was emptied, renamed or deleted: only the store can say
             elif hint.modseq > self.view.known and not (hint.changes and self.view.absorb(hint.changes)):
                 ask = True
-        if ask:
+        if not ask:
+            return
+        try:
             async for changes in messages.changes_since(self.place.mailbox_id, self.view.known):
                 self.view.absorb(changes)
+        except BaseException:
+            self.subscription.ask_store = True  # what was taken and not told is asked for the next time
+            raise
 
     def tell(self, *, may_expunge: bool, modseq: bool) -> Iterator[bytes]:
         """The untagged lines for what is still untold, modseqs of flags where the client follows them."""

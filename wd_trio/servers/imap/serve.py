@@ -78,7 +78,11 @@ async def _one_event(session: ImapSession) -> str:
             return "protocol"
         case _:
             raise AssertionError(f"event outside its command: {type(event).__name__}")
-    return "logout" if session.engine.state is State.LOGOUT else ""
+    if session.engine.state is State.LOGOUT:
+        return "logout"
+    if session.lost:
+        raise MailboxLost
+    return ""
 
 
 async def _command(session: ImapSession, event: CommandEvent) -> None:

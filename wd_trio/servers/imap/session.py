@@ -10,7 +10,10 @@ from __future__ import annotations
 from dataclasses import astuple
 from typing import Any, Final
 
-from wd_trio.errors import NotFound, Outdated
+import structlog
+import trio
+
+from wd_trio.errors import NotFound, Outdated, Unavailable
 from wd_trio.proto.imap import encode
 from wd_trio.proto.imap.events import Event, NeedData
 from wd_trio.proto.imap.machine import ImapEngine
@@ -19,6 +22,8 @@ from wd_trio.servers.imap.options import ImapOptions, ImapServices
 from wd_trio.servers.imap.selected import Selected
 from wd_trio.service.auth import Login
 from wd_trio.service.sessions import Session
+
+log = structlog.get_logger()
 
 OUTPUT_BYTES: Final = 64 << 10
 
@@ -72,6 +77,8 @@ class ImapSession:
         self.failed_logins = 0
         self.idle_tag = ""
         self.condstore = False
+        self.lost = False  # the selected mailbox
+        self._login_until = trio.current_time() + options.login_timeout_s
         self.bad_commands = 0
         self._out: list[bytes] = []
         self._out_bytes = 0
@@ -133,7 +140,9 @@ class ImapSession:
     ) -> Event | None:
         """The next event, reading as needed; None when woken. PeerLost at the end of the stream."""
         if timeout_s is None:
-            timeout_s = self.options.idle_timeout_s if self.login else self.options.login_timeout_s
+            timeout_s = self.options.idle_timeout_s
+        if self.login is None:  # one deadline for all that comes before, however slowly it drips in
+            timeout_s = max(0.0, self._login_until - trio.current_time())
         while True:
             event = self.engine.next_event()
             if not isinstance(event, NeedData):
@@ -151,13 +160,22 @@ class ImapSession:
     # The selected mailbox
 
     async def sync(self, *, may_expunge: bool) -> None:
-        """Tell the client what happened in its mailbox. No engine is asked unless something did."""
-        if self.selected is None:
+        """Tell the client what happened in its mailbox. No engine is asked unless something did.
+
+        Never fails a command: a mailbox that is gone or cannot be told right any more is `lost`, which ends the
+        connection once the command has been answered.
+        """
+        if self.selected is None or self.lost:
             return
         try:
             await self.selected.refresh(self.services.messages)
         except (NotFound, Outdated) as error:
-            raise MailboxLost from error
+            log.info("mailbox lost", connection=self.connection.peer.id, error=str(error))
+            self.lost = True
+            return
+        except Unavailable as error:
+            # The command has done its work: its answer must not say otherwise. The news keep.
+            log.warning("news not read", connection=self.connection.peer.id, error=str(error))
         for line in self.selected.tell(may_expunge=may_expunge, modseq=self.condstore):
             self.write(line)
             await self.flush_if_full()
@@ -166,6 +184,7 @@ class ImapSession:
         if self.selected is not None:
             self.selected.close()
             self.selected = None
+            self.lost = False
             self.engine.unselected()
 
     def describe(self) -> tuple[str, dict[str, Any]]:

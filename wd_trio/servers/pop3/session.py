@@ -55,6 +55,7 @@ class Pop3Session:
         self.over = ""
         """Why the session ends after the reply under way, in a fixed word."""
         self._drop: Maildrop | None = None
+        self._login_until = trio.current_time() + options.login_timeout_s
         self._record: Session | None = None
         self._out = Outbox(replies.greeting(options.hostname))
 
@@ -138,7 +139,9 @@ class Pop3Session:
         """Send what is pending, then read more; False at the end of the stream."""
         await self._flush()
         options = self.options
-        timeout_s = options.login_timeout_s if self._drop is None else options.idle_timeout_s
+        timeout_s = options.idle_timeout_s
+        if self._drop is None:  # one deadline for all that comes before, however slowly it drips in
+            timeout_s = max(0.0, self._login_until - trio.current_time())
         data = await self.connection.receive(timeout_s=timeout_s)
         if not data:
             return False

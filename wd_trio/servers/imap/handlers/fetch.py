@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 
 from wd_trio.errors import Invalid, Outdated, WdError
 from wd_trio.mail.headers import select_fields
-from wd_trio.mail.model import SEEN, Columns, FlagChange, MessageRow
+from wd_trio.mail.model import SEEN, Columns, FlagChange, FlagRow, MessageRow
 from wd_trio.mail.numset import EMPTY, UidSet
 from wd_trio.mail.parts import PartTable
 from wd_trio.mail.rope import Rope
@@ -131,6 +131,10 @@ async def handle_fetch(session: ImapSession, tag: str, command: c.Fetch) -> None
                 await _send_row(session, selected, wanted, row, tell_flags=row.uid in marked)
             except Invalid:
                 undecodable = True
+                if row.uid in marked:
+                    flags = FlagRow(row.uid, row.modseq, row.flags, row.keywords)
+                    seq = selected.view.seq(row.uid)
+                    session.write(selected.flags_line(seq, flags, uid=command.uid, modseq=session.condstore))
     await session.sync(may_expunge=command.uid)
     if undecodable:
         session.no(tag, "Some parts have an unknown transfer encoding", "UNKNOWN-CTE")

@@ -11,7 +11,7 @@ from wd_trio.proto.imap import commands as c
 from wd_trio.proto.imap import encode
 from wd_trio.proto.imap.events import Fatal, IdleDone, Reply
 from wd_trio.servers.driver import ConnectionOver, IdleTooLong
-from wd_trio.servers.imap.session import ImapSession
+from wd_trio.servers.imap.session import ImapSession, MailboxLost
 
 
 async def handle_idle(session: ImapSession, tag: str, _command: c.Idle) -> None:
@@ -28,6 +28,8 @@ async def _idle(session: ImapSession, tag: str) -> None:
     ends_at = trio.current_time() + session.options.idle_timeout_s
     while True:
         await session.sync(may_expunge=True)
+        if session.lost:
+            raise MailboxLost
         left_s = ends_at - trio.current_time()
         if left_s <= 0:
             raise IdleTooLong

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from wd_trio.mail.model import SEPARATOR, Mailbox
+from wd_trio.mail.names import canonical
 from wd_trio.mail.pattern import matches
 from wd_trio.proto.imap import commands as c
 from wd_trio.proto.imap import encode
@@ -57,8 +58,9 @@ async def handle_list(session: ImapSession, tag: str, command: c.List) -> None:
         session.write(encode.list_line("", ["\\Noselect"], SEPARATOR, utf8=session.engine.utf8))
         session.ok(tag, "LIST completed")
         return
+    patterns = [canonical(command.reference + pattern) for pattern in command.patterns]
     for name in await _names(session, command):
-        if not any(matches(command.reference + pattern, name.path) for pattern in command.patterns):
+        if not any(matches(pattern, name.path) for pattern in patterns):
             continue
         if _selected(name, command.selection):
             _tell(session, name, command)
@@ -111,7 +113,7 @@ def _attributes(name: Name, command: c.List) -> list[str]:
 
 async def handle_lsub(session: ImapSession, tag: str, command: c.Lsub) -> None:
     """Subscribed names; with a "%" that stops short of one, its parent as \\Noselect (RFC 3501 §6.3.9)."""
-    pattern = command.reference + command.pattern
+    pattern = canonical(command.reference + command.pattern)
     names = await session.services.mailboxes.subscriptions(session.user_id)
     told = {path: "" for path in names if matches(pattern, path)}
     if "%" in pattern:

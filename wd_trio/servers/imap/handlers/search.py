@@ -63,7 +63,7 @@ async def handle_search(session: ImapSession, tag: str, command: c.Search) -> No
     async for page in session.services.messages.search(selected.place, selected.view.uids, key, now=now):
         found |= page.uids
         modseq = max(modseq, page.modseq)
-    if with_modseq and command.returns and not command.returns & {"ALL", "COUNT"}:
+    if with_modseq and found and command.returns and not command.returns & {"ALL", "COUNT"}:
         modseq = await _modseq_of_ends(session, selected, command.returns, found)
     numbers = found if command.uid else selected.view.seqs(found)
     if command.returns is None:

@@ -50,11 +50,13 @@ async def handle_store(session: ImapSession, tag: str, command: c.Store) -> None
         take_own(selected, stored, told=not command.silent)
         await _answer(session, selected, stored, command)
     await session.sync(may_expunge=command.uid)
-    if missing and not command.uid:
-        session.no(tag, "Some of the messages are gone", "EXPUNGEISSUED")
-    elif failed:
+    incomplete = missing and not command.uid
+    if failed:
         numbers = failed if command.uid else selected.view.seqs(failed)
-        session.ok(tag, "Some of the messages had changed", f"MODIFIED {numbers}")
+        answer = session.no if incomplete else session.ok
+        answer(tag, "Some of the messages had changed", f"MODIFIED {numbers}")
+    elif incomplete:
+        session.no(tag, "Some of the messages are gone", "EXPUNGEISSUED")
     else:
         session.ok(tag, "STORE completed")
 
