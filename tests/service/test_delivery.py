@@ -240,3 +240,14 @@ async def test_intake_for_append_has_no_prefix(house: House) -> None:
     (content,) = taken.contents
     assert content.size == len(MESSAGE)
     assert taken.blobs == ()
+
+
+async def test_a_user_deleted_before_the_dot_gets_nothing_and_leaves_nothing(house: House) -> None:
+    user = await house.user("gone@y.example")
+    recipient = await house.delivery.resolve("gone@y.example")
+    await house.users.delete(user)
+    with house.delivery.spool(most_bytes=1000) as spool:
+        await spool.write(MESSAGE)
+        verdicts = await house.delivery.deliver([recipient], spool, "s@x.example", TRACE)
+    assert [type(verdict.error) for verdict in verdicts] == [errors.NotFound]
+    assert house.store.list_mailboxes(user) == []

@@ -21,9 +21,9 @@ import trio
 
 from wd_trio import errors, telemetry
 from wd_trio.mail.address import normalise
-from wd_trio.mail.model import Appended, Changes, Content, NewMessage
+from wd_trio.mail.model import Appended, BlobData, Changes, Content, NewMessage
 from wd_trio.ports.bus import Hint
-from wd_trio.ports.gateway import Gateway
+from wd_trio.ports.gateway import Gateway, writes
 from wd_trio.ports.mail import MailStore
 from wd_trio.service.changes import ChangeHub
 from wd_trio.service.intake import Intake, Scanned
@@ -110,20 +110,29 @@ class Delivery:
         return verdicts
 
     async def append(self, recipient: Recipient, content: Content, scanned: Scanned, date: int) -> None:
-        """One recipient's transaction and its hint. Errors: OverQuota, Unavailable, Conflict."""
-        appended = await self._gateway.run(
-            self._store.append,
-            recipient.user_id,
-            self._options.mailbox,
-            [NewMessage(content, date)],
-            blobs=scanned.blobs,
-            quota_bytes=recipient.quota_bytes,
-            create=True,
-        )
+        """One recipient's transaction and its hint. Errors: NotFound for a user who is gone since RCPT, OverQuota,
+        Unavailable, Conflict."""
+        message = NewMessage(content, date)
+        appended = await self._gateway.run(self._append_in_thread, recipient, message, scanned.blobs)
         try:
             self._hub.publish(_hint(appended))
         except Exception:  # the message is stored: a hint that fails costs others time, not this verdict
             log.exception("hint failed", mailbox=appended.mailbox_id)
+
+    @writes("store")
+    def _append_in_thread(
+        self, recipient: Recipient, message: NewMessage, blobs: Sequence[BlobData]
+    ) -> Appended:
+        """In one transaction: the user is still there, and gets the message. Mailboxes of nobody are never made."""
+        self._users.require(recipient.user_id)
+        return self._store.append(
+            recipient.user_id,
+            self._options.mailbox,
+            [message],
+            blobs=blobs,
+            quota_bytes=recipient.quota_bytes,
+            create=True,
+        )
 
     def prefix(self, recipient: Recipient, sender: str, trace: Trace, date: float) -> bytes:
         return trace_headers(

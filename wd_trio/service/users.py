@@ -83,6 +83,11 @@ class User:
     def may_log_in(self) -> bool:
         return not (self.disabled or self.suspended)
 
+    @property
+    def login_hash(self) -> str:
+        """The hash that a log-in is verified against: "", which nothing matches, for a user who may not log in."""
+        return self.password_hash if self.may_log_in else ""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserChange:
@@ -164,6 +169,11 @@ class Users:
     async def get(self, user_id: str) -> User:
         """NotFound when there is none of that id."""
         return user_of(await self._gateway.run(self._documents.get, USERS, user_id))
+
+    def require(self, user_id: str) -> None:
+        """NotFound when the user is gone: for a unit of work in the engine's thread that must not outlive it."""
+        if self._documents.get(USERS, user_id) is None:
+            raise errors.NotFound(f"no user {user_id}", what="user")
 
     async def by_username(self, username: str) -> User:
         """NotFound when there is none of that name, in any case of letters."""
