@@ -15,18 +15,11 @@ import re
 from pathlib import Path
 
 import pytest
+import transcripts
 from imap_world import World, open_world
 
 HERE = Path(__file__).parent
 LINE = re.compile(r"(SKIP|LOGIN|C|S)(2?)([:|]?) ?(.*)$")
-
-
-def transcripts() -> list[str]:
-    return sorted(path.stem for path in (HERE / "imap").glob("*.txt"))
-
-
-def pattern(line: str) -> re.Pattern[str]:
-    return re.compile(re.escape(line).replace(re.escape("<*>"), ".*").replace(re.escape("<n>"), r"\d+"))
 
 
 async def play(world: World, text: str) -> None:
@@ -50,10 +43,9 @@ async def one_line(world: World, line: str, where: str) -> None:
     what, which, mark, rest = matched.groups()
     client = world.client(int(which or 1))
     if what == "C":
-        await client.send(rest.encode() + (b"" if mark == "|" else b"\r\n"))
+        await transcripts.say(client, mark, rest)
     elif what == "S":
-        heard = await client.read_line()
-        assert pattern(rest).fullmatch(heard), f"{where}\nheard: {heard}"
+        await transcripts.expect(client, rest, where)
     elif what == "SKIP":
         while not (heard := await client.read_line()).startswith(rest + " "):
             assert heard, where
@@ -63,7 +55,7 @@ async def one_line(world: World, line: str, where: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ["sqlite"])
-@pytest.mark.parametrize("name", transcripts())
+@pytest.mark.parametrize("name", transcripts.names(HERE / "imap"))
 async def test_transcript(name: str, engine: str, tmp_path: Path) -> None:
     async with open_world(engine, tmp_path) as world:
         await play(world, (HERE / "imap" / f"{name}.txt").read_text())

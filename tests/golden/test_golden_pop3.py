@@ -16,18 +16,11 @@ import re
 from pathlib import Path
 
 import pytest
+import transcripts
 from pop3_world import Pop3World, open_pop3_world
 
 HERE = Path(__file__).parent
 LINE = re.compile(r"(LOGIN|LOST|END|C|S)(2?)([:|]?) ?(.*)$")
-
-
-def transcripts() -> list[str]:
-    return sorted(path.stem for path in (HERE / "pop3").glob("*.txt"))
-
-
-def pattern(line: str) -> re.Pattern[str]:
-    return re.compile(re.escape(line).replace(re.escape("<*>"), ".*").replace(re.escape("<n>"), r"\d+"))
 
 
 async def play(world: Pop3World, text: str) -> None:
@@ -54,10 +47,9 @@ async def one_line(world: Pop3World, line: str, where: str) -> None:
     what, which, mark, rest = matched.groups()
     client = world.client(int(which or 1))
     if what == "C":
-        await client.send(rest.encode() + (b"" if mark == "|" else b"\r\n"))
+        await transcripts.say(client, mark, rest)
     elif what == "S":
-        heard = await client.read_line()
-        assert pattern(rest).fullmatch(heard), f"{where}\nheard: {heard}"
+        await transcripts.expect(client, rest, where)
     elif what == "END":
         assert await client.read_line() == "", where
         await world.lose(int(which or 1))
@@ -67,7 +59,7 @@ async def one_line(world: Pop3World, line: str, where: str) -> None:
         await client.log_in(rest)
 
 
-@pytest.mark.parametrize("name", transcripts())
+@pytest.mark.parametrize("name", transcripts.names(HERE / "pop3"))
 async def test_transcript(name: str, tmp_path: Path) -> None:
     async with open_pop3_world(tmp_path) as world:
         await play(world, (HERE / "pop3" / f"{name}.txt").read_text())
