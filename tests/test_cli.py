@@ -21,8 +21,10 @@ from wd_trio.adapters.sqlite.sessions import SqliteSessions
 from wd_trio.cli import main
 from wd_trio.cli.server import _demo_lines
 from wd_trio.cli.terminal import size_bytes, size_words
+from wd_trio.config import Config
 from wd_trio.config_load import load, render_default
-from wd_trio.ops import admin
+from wd_trio.errors import Unavailable
+from wd_trio.ops import admin, control
 from wd_trio.ports.sessions import SessionDocument
 
 Run = Callable[..., tuple[int, str, str]]
@@ -205,11 +207,42 @@ def test_sessions_that_nobody_ends_are_told_of(run: Run, tmp_path: Path) -> None
         ],
     )
     assert run("user", "del", "anna")[0] == 0
+    assert SqliteSessions(state).doomed("s1", "1.1") == [document.id]
     assert run("sessions", "list")[1].split("\t")[1] == user.id, "of a user who is gone"
     status, _, err = run("sessions", "kill", document.id)
     assert (status, "no server is running" in err) == (1, True)
     assert SqliteSessions(state).doomed("s1", "1.1") == [document.id]
     state.close()
+
+
+def test_a_running_server_hears_of_new_passwords_and_deletions(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def request(config: Config, op: str, *, user: str) -> dict[str, bool]:
+        asked.append((op, user))
+        return {"ok": True}
+
+    add(run, "anna")
+    user = admin._run(load(None, os.environ), lambda services: services.users.by_username("anna"))
+    monkeypatch.setattr(control, "request", request)
+    assert run("user", "passwd", "anna", "--password-stdin", stdin=b"other\n")[0] == 0
+    assert asked == [("kill", user.id)], "without any session: there may be other clients"
+    assert run("user", "del", "anna")[0] == 0
+    assert asked == [("kill", user.id)] * 2
+
+
+@pytest.mark.parametrize(("cause", "status"), [(ConnectionRefusedError(), 0), (TimeoutError(), 1)])
+def test_a_server_that_does_not_answer_is_told_of_and_one_that_does_not_run_is_not(
+    run: Run, monkeypatch: pytest.MonkeyPatch, cause: OSError, status: int
+) -> None:
+    def request(config: Config, op: str, *, user: str) -> None:
+        raise Unavailable("nothing is heard", what="server") from cause
+
+    add(run, "anna")
+    monkeypatch.setattr(control, "request", request)
+    assert run("user", "passwd", "anna", "--password-stdin", stdin=b"other\n")[0] == status
 
 
 # --- copies -----------------------------------------------------------------------------------------------

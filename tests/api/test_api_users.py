@@ -237,6 +237,40 @@ async def test_sessions_end(
     assert not bens.kicked.is_set()
 
 
+@pytest.mark.parametrize(("method", "write"), [("PUT", "update"), ("DELETE", "delete")])
+async def test_sessions_end_when_the_request_is_cancelled_after_its_write(
+    world: ApiWorld, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, method: str, write: str
+) -> None:
+    ann, _ = await world.user("ann")
+    connection = Connection()
+    await connection.log_in(world, "ann")
+    nursery.start_soon(world.services.sessions.run)
+    genuine = getattr(world.services.users, write)
+
+    async def interrupted(*arguments: object) -> None:
+        await genuine(*arguments)
+        request.cancel()
+        await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(world.services.users, write, interrupted)
+    with trio.CancelScope() as request:
+        await world.root.call(method, f"/users/{ann}", {"password": "new"} if method == "PUT" else None)
+    assert request.cancelled_caught
+    await connection.kicked.wait()
+
+
+async def test_a_repeated_deletion_ends_sessions_that_are_left(
+    world: ApiWorld, nursery: trio.Nursery
+) -> None:
+    ann, _ = await world.user("ann")
+    connection = Connection()
+    await connection.log_in(world, "ann")
+    await world.services.users.delete(ann)
+    nursery.start_soon(world.services.sessions.run)
+    assert await world.root.refused("DELETE", f"/users/{ann}") == (404, "UserNotFound")
+    await connection.kicked.wait()
+
+
 async def test_no_session_ends_with_a_new_name(world: ApiWorld) -> None:
     ann, _ = await world.user("ann")
     hints: list[Hint] = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import stat
 from collections.abc import AsyncIterator
@@ -15,7 +17,8 @@ import trio
 
 from wd_trio.config import Config, Store
 from wd_trio.errors import Conflict, Unavailable
-from wd_trio.ops.control import ControlSocket, control_path, request
+from wd_trio.ops import control as control_
+from wd_trio.ops.control import REQUEST_BYTES, ControlSocket, control_path, request
 
 
 @pytest.fixture
@@ -40,6 +43,8 @@ async def answer(op: str, asked: dict[str, Any]) -> dict[str, Any]:
     await trio.lowlevel.checkpoint()
     if op == "fail":
         raise RuntimeError("broken")
+    if op == "riddle":
+        return {"ok": object()}  # no JSON
     return {"ok": True} | asked
 
 
@@ -68,6 +73,41 @@ async def test_nonsense_and_silence_harm_nobody(tmp_path: Path) -> None:
                     continue  # it did not care to read all that
                 assert b'"ok": false' in reply
         assert (await trio.to_thread.run_sync(request, config, "status"))["ok"]
+
+
+async def test_a_client_that_breaks_its_task_ends_alone(config: Config) -> None:
+    async with serving(config):
+        with pytest.raises(Unavailable, match="went away"):
+            await trio.to_thread.run_sync(request, config, "riddle")
+        assert (await trio.to_thread.run_sync(request, config, "status"))["ok"]
+
+
+async def test_a_line_nested_too_deep_ends_its_client_only(tmp_path: Path) -> None:
+    config = Config(store=replace(Store(), url=f"sqlite:{tmp_path}/mail.db"))
+    async with serving(config):
+        async with await trio.open_unix_socket(str(control_path(config))) as client:
+            await client.send_all(b"[" * REQUEST_BYTES)
+            assert await client.receive_some(1000) == b""
+        assert (await trio.to_thread.run_sync(request, config, "status"))["ok"]
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
+async def test_accepting_survives_a_full_table(
+    number: int, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = [number, number]
+    accept = trio.SocketListener.accept
+
+    async def troubled(listener: trio.SocketListener) -> trio.SocketStream:
+        if errors:
+            raise OSError(errors[0], os.strerror(errors.pop()))
+        return await accept(listener)
+
+    monkeypatch.setattr(trio.SocketListener, "accept", troubled)
+    monkeypatch.setattr(control_, "EXHAUSTED_PAUSE_S", 0.0)
+    async with serving(config):
+        assert (await trio.to_thread.run_sync(request, config, "status"))["ok"]
+    assert not errors
 
 
 def test_without_a_server_it_is_unavailable(config: Config) -> None:

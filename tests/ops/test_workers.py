@@ -14,9 +14,10 @@ import pytest
 import trio
 
 from wd_trio.config import Config
+from wd_trio.ops import messages
 from wd_trio.ops.children import ChildOptions
 from wd_trio.ops.door import Door
-from wd_trio.ops.workers import Workers
+from wd_trio.ops.workers import Workers, _status
 
 SMALL = str(Path(__file__).with_name("small_worker.py"))
 
@@ -190,4 +191,41 @@ async def test_a_command_that_fails_is_tried_again(command: tuple[str, ...]) -> 
         await at.wait(lambda: first.child)
         child = first.child
         await at.wait(lambda: first.child is not child)
+        assert not workers._unburied  # none was ever ready, so none held anything
         workers.kill()
+
+
+async def test_a_server_that_cannot_spawn_says_so_and_stops() -> None:
+    options = ChildOptions(command=("/nowhere/at/all",))
+    async with trio.open_nursery() as nursery:
+        workers = Workers(
+            Config(),
+            count=2,
+            server="s",
+            door=Door(Config().limits),
+            api_descriptors=[],
+            options=options,
+            nursery=nursery,
+        )
+        workers.start()
+        assert "/nowhere/at/all" in await workers.wait_settled()
+        assert {worker["state"] for worker in workers.status()} <= {"gone", "starting"}
+        assert await workers.stop(deadline_s=1, hard_s=2)
+
+
+async def test_the_dead_told_at_the_start_are_bounded_and_the_rest_is_told_later() -> None:
+    async with house("buries") as at:
+        assert await at.workers.wait_settled() == ""
+        dead = {f"server/1.x{number:04}" for number in range(messages.MANY_DEAD * 2)}
+        at.workers._unburied |= dead
+        (pid,) = at.pids()
+        os.kill(pid, signal.SIGKILL)
+        await at.wait(lambda: at.pids() and at.pids() != [pid])
+        assert len(at.workers._children()[0].boot.dead) == messages.MANY_DEAD
+        await at.wait(lambda: not at.workers._unburied)
+
+
+def test_every_status_has_a_name() -> None:
+    assert _status(-9) == "killed by SIGKILL"
+    assert _status(-40) == "killed by signal 40"  # a real-time one
+    assert _status(3) == "exit status 3"

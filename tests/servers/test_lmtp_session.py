@@ -24,6 +24,7 @@ from lmtp_sessions import (
 )
 from trio.testing import wait_all_tasks_blocked
 
+from wd_trio import errors
 from wd_trio.servers.driver import Peer
 from wd_trio.servers.lmtp.session import LmtpOptions
 
@@ -185,6 +186,36 @@ async def test_engine_trouble_at_rcpt_and_after_the_dot(served: Served) -> None:
     told = await client.say(b"MAIL FROM:<>\r\nRCPT TO:<ann@y.example>\r\nNOOP\r\n", 3)
     assert TROUBLE.fullmatch(told[1])
     assert told[2] == b"250 2.0.0 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "begins"),
+    [
+        (errors.OverQuota("full", what="quota"), b"552 5.2.2 "),
+        (errors.NotFound("went", what="user"), b"550 5.1.1 "),
+        (errors.Denied("disabled", what="user"), b"550 5.2.1 "),
+        (errors.NotFound("no blob", what="blob"), b"451 4.3.0 "),
+        (errors.Denied("INBOX stays", what="mailbox"), b"451 4.3.0 "),
+        (errors.Invalid("cannot be stored", what="value"), b"451 4.3.0 "),
+        (errors.Conflict("again", what="version"), b"451 4.3.0 "),
+        (errors.Limited("later", what="delivery"), b"451 4.3.0 "),
+        (errors.Unavailable("down", what="sqlite"), b"451 4.3.0 "),
+    ],
+)
+async def test_after_the_dot_only_what_the_recipient_is_to_blame_for_is_permanent(
+    served: Served, monkeypatch: pytest.MonkeyPatch, error: errors.WdError, begins: bytes
+) -> None:
+    house, server = served
+    await house.user("ann@y.example")
+
+    async def fails(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(house.delivery, "append", fails)
+    client = server.connect()
+    await client.begin("ann@y.example")
+    (told,) = await client.say(stuffed(MESSAGE))
+    assert told.startswith(begins)
 
 
 async def test_no_room_to_spool_is_passing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

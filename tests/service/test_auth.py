@@ -69,12 +69,26 @@ async def test_failures_look_alike(tmp_path: Path, autojump_clock: MockClock) ->
             ("no@such@address", RIGHT),
             ("nopassword", RIGHT),
             ("blocked", RIGHT),
+            ("blocked", RIGHT),  # no cheaper for having been right
         ]:
             hashes, started = house.crossings("hash"), trio.current_time()
             with pytest.raises(errors.Denied, match="wrong credentials"):
                 await house.log_in(name, password)
             assert house.crossings("hash") - hashes == 1, name
             assert trio.current_time() - started == pytest.approx(1.0), name
+
+
+async def test_who_logged_in_before_being_disabled_costs_argon2_too(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with open_accounts(tmp_path) as house:
+        ann = await house.users.create("ann", PASSWORD)
+        await house.log_in("ann", RIGHT)
+        await house.users.set_disabled(ann.id, True)
+        before = house.crossings("hash")
+        with pytest.raises(errors.Denied):
+            await house.log_in("ann", RIGHT)
+        assert house.crossings("hash") - before == 1
 
 
 @pytest.mark.parametrize(

@@ -140,11 +140,13 @@ def list_users(config: Config, prefix: str = "") -> list[Account]:
 
 
 def set_password(config: Config, username: str, password: Secret) -> None:
-    """NotFound when there is no such user."""
+    """Ends the user's sessions too. NotFound when there is no such user; Unavailable, the password being set, when
+    sessions have not ended in time."""
 
     async def errand(services: Services) -> None:
         user = await services.users.by_username(username)
         await services.users.set_password(user.id, password)
+        await _end_sessions(services, config, user.id)
 
     _run(config, errand)
 
@@ -160,11 +162,15 @@ def set_quota(config: Config, username: str, quota_bytes: int | None) -> None:
 
 
 def delete_user(config: Config, username: str) -> None:
-    """Delete an account and all its mail. NotFound."""
+    """Delete an account and all its mail, and end its sessions. NotFound; Unavailable, the account being deleted,
+    when sessions have not ended in time."""
 
     async def errand(services: Services) -> None:
         user = await services.users.by_username(username)
-        await services.users.delete(user.id)
+        try:
+            await services.users.delete(user.id)
+        finally:  # nobody finds the id by its name again
+            await _end_sessions(services, config, user.id)
 
     _run(config, errand)
 
@@ -262,14 +268,32 @@ def kill_sessions(config: Config, *, session_id: str | None = None, username: st
             user_id, ids = found.user, [session_id]
         else:
             user_id, ids = (await services.users.by_username(username or "")).id, None
-        marked = await services.sessions.kill(user_id, ids)
-        if marked:
-            ask = partial(control.request, config, "kill", user=user_id)
-            await trio.to_thread.run_sync(ask)
-            await _wait_gone(services, user_id, set(marked))
-        return len(marked)
+        return await _end_sessions(services, config, user_id, ids, server_needed=True)
 
     return _run(config, errand)
+
+
+async def _end_sessions(
+    services: Services,
+    config: Config,
+    user_id: str,
+    ids: list[str] | None = None,
+    *,
+    server_needed: bool = False,
+) -> int:
+    """Mark sessions of a user, tell the running server in any case, since what has no session ends by that hint too,
+    and wait until they are gone; how many there were. Unavailable, but when no server runs only if there are sessions
+    and it is needed."""
+    marked = await services.sessions.kill(user_id, ids)
+    try:
+        await trio.to_thread.run_sync(partial(control.request, config, "kill", user=user_id))
+    except Unavailable as error:
+        runs = not isinstance(error.__cause__, FileNotFoundError | ConnectionRefusedError)
+        if runs or (server_needed and marked):
+            raise
+    else:
+        await _wait_gone(services, user_id, set(marked))
+    return len(marked)
 
 
 async def _wait_gone(services: Services, user_id: str, ids: set[str]) -> None:

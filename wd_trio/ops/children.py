@@ -67,6 +67,7 @@ class Child:
         self.state = "starting"
         self.pid = 0
         self.returncode: int | None = None
+        self.was_ready = False
         self.failure = ""
         self.samples: list[messages.Family] = []
         self._around = around
@@ -88,8 +89,15 @@ class Child:
     # -- its life
 
     async def run(self) -> None:
-        """Start the process and serve it until it has ended, however it ends; then `state` is "gone"."""
-        control, bus = await self._start()
+        """Start the process and serve it until it has ended, however it ends; then `state` is "gone".
+
+        OSError when there could be no process.
+        """
+        try:
+            control, bus = await self._start()
+        except BaseException:
+            self._leave()
+            raise
         self._channel = channel = Channel(control)
         self._heard_at = trio.current_time()
         process = self._process
@@ -166,6 +174,7 @@ class Child:
             case messages.Ready():
                 if self.state == "starting":
                     self.state = "ready"
+                    self.was_ready = True
                     self._around.door.open_to(self)
                     self._on_ready()
             case messages.Failed(reason=reason):

@@ -22,6 +22,7 @@ import trio
 from wd_trio.addresses import sqlite_path
 from wd_trio.config import Config
 from wd_trio.errors import Conflict, Unavailable
+from wd_trio.ops.listeners import EXHAUSTED, EXHAUSTED_PAUSE_S
 
 log = structlog.get_logger()
 
@@ -101,23 +102,32 @@ class ControlSocket:
         self._sock.setblocking(False)
 
     async def serve(self, answer: Answer) -> None:
-        """Answer requests for ever, each client in its own task."""
+        """Answer requests for ever, each client in its own task; what fails in one ends that client only."""
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(self._sock))
         async with trio.open_nursery() as nursery:
             while True:
-                stream = await listener.accept()
-                nursery.start_soon(self._serve_one, stream, answer)
+                try:
+                    stream = await listener.accept()
+                except OSError as error:
+                    if error.errno not in EXHAUSTED:
+                        raise
+                    log.warning("cannot accept", address=str(self._path), error=error.strerror)
+                    await trio.sleep(EXHAUSTED_PAUSE_S)
+                else:
+                    nursery.start_soon(self._serve_one, stream, answer)
 
     async def _serve_one(self, stream: trio.SocketStream, answer: Answer) -> None:
-        async with stream, self._places:
-            try:
+        try:
+            async with stream, self._places:
                 with trio.fail_after(REQUEST_S):
                     line = await _line(stream)
                 reply = await self._answer(line, answer)
                 with trio.fail_after(REQUEST_S):
                     await stream.send_all(json.dumps(reply).encode() + b"\n")
-            except (trio.BrokenResourceError, trio.TooSlowError) as error:
-                log.warning("control client lost", error=str(error))
+        except (trio.BrokenResourceError, trio.TooSlowError) as error:
+            log.warning("control client lost", error=str(error))
+        except Exception:  # a line nested too deep for the parser, say
+            log.exception("control client failed")
 
     async def _answer(self, line: bytes, answer: Answer) -> dict[str, Any]:
         try:

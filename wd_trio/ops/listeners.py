@@ -30,7 +30,8 @@ EXHAUSTED_PAUSE_S: Final = 0.1
 UNIX_SOCKET_MODE: Final = 0o666
 """Whoever reaches the folder may connect, as with a TCP port; the folder's own mode is the fence."""
 
-_EXHAUSTED: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+EXHAUSTED: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+"""accept(2): what the machine is short of for now."""
 _NO_FAMILY: Final = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 # accept(2): errors of the new connection, to be treated like "try again"
 _PASSING: Final = {
@@ -195,7 +196,7 @@ async def accept_all(
             except OSError as error:
                 if error.errno in _PASSING:
                     continue
-                if error.errno not in _EXHAUSTED:
+                if error.errno not in EXHAUSTED:
                     raise
                 log.warning("cannot accept", address=str(listener), error=error.strerror)
                 await trio.sleep(EXHAUSTED_PAUSE_S)

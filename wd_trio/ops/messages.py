@@ -20,6 +20,7 @@ VERSION: Final = 2
 MESSAGE_BYTES: Final = 160_000
 """The longest datagram; below the kernel's default send buffer (208 KiB), which bounds a SEQPACKET message."""
 MANY_IDS: Final = 2000
+MANY_DEAD: Final = 100
 MANY_SAMPLES: Final = 300
 
 

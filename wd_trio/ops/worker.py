@@ -251,10 +251,10 @@ class Worker:
             close_all(received.descriptors)
             await self._tell(messages.Adopted(message.batch, refused=True))
             return
-        socks = [socket.socket(fileno=descriptor) for descriptor in received.descriptors]
-        await self._tell(messages.Adopted(message.batch))  # first of all: from here on they are this worker's
-        for sock, peer in zip(socks, message.peers, strict=True):
-            self._hosts[peer.protocol].adopt(sock, peer)
+        # Nothing is awaited since the look at `_leaving`: once that is set, a host may end and adopt no more.
+        for descriptor, peer in zip(received.descriptors, message.peers, strict=True):
+            self._hosts[peer.protocol].adopt(socket.socket(fileno=descriptor), peer)
+        await self._tell(messages.Adopted(message.batch))
 
     async def _tell(self, message: messages.ToSupervisor) -> None:
         try:

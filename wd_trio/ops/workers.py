@@ -47,7 +47,7 @@ class Keeper:
         self.child: Child | None = None
         self.failure = ""
         self.settled = trio.Event()
-        """Set once: a worker became ready, or one said that it cannot start (`failure`)."""
+        """Set once: a worker became ready, or one cannot start (`failure` says why)."""
         self.ended = trio.Event()
         self._make = make
         self._on_death = on_death
@@ -70,7 +70,7 @@ class Keeper:
             try:
                 await child.run()
             except OSError as error:  # no process could be made: the machine is short of something
-                log.warning("cannot start a worker", slot=self.slot, error=str(error))
+                child.failure = str(error)
             self._on_death(child)
             if self._retired:
                 return
@@ -162,7 +162,8 @@ class Workers:
     def _keep(self, slot: int, config: Config) -> Keeper:
         def make(keeper: Keeper) -> Child:
             owner = f"{self._server}/{slot}.{next(self._numbers)}"
-            boot = Boot(messages.VERSION, config, self._server, slot, owner, sorted(self._unburied))
+            dead = sorted(self._unburied)[: messages.MANY_DEAD]  # it is told of the others when it is ready
+            boot = Boot(messages.VERSION, config, self._server, slot, owner, dead)
             return Child(boot, self._around, on_ready=lambda: self._became_ready(keeper))
 
         keeper = Keeper(make, slot, on_death=self._died)
@@ -182,7 +183,8 @@ class Workers:
         self._dead.add(child.samples, lasting_only=True)
         child.samples = []
         self._count_ready()
-        self._unburied.add(child.boot.owner)
+        if child.was_ready:  # before that it held nothing
+            self._unburied.add(child.boot.owner)
         self._tell_deaths()
 
     def _tell_deaths(self) -> None:
@@ -297,5 +299,12 @@ def _own_samples() -> list[Family]:
 
 def _status(returncode: int | None) -> str:
     if returncode is not None and returncode < 0:
-        return f"killed by {signal.Signals(-returncode).name}"
+        return f"killed by {_signal(-returncode)}"
     return f"exit status {returncode}"
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most real-time signals have no name
+        return f"signal {number}"

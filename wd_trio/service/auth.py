@@ -135,7 +135,7 @@ class Auth:
     ) -> bool:
         """Does the password match the user's? From the cache, from a verification under way, or by argon2."""
         who = f"id:{user.id}" if user else f"name:{username}"
-        password_hash = user.password_hash if user else ""
+        password_hash = user.login_hash if user else ""
         key = self._cache.key(who, password_hash, password)
         while True:
             if self._cache.knows(key):
@@ -159,7 +159,7 @@ class Auth:
         flight = self._flights[key] = _Flight()
         self._guesses[guess] += 1
         try:
-            password_hash = user.password_hash if user else ""
+            password_hash = user.login_hash if user else ""
             verified = await self._gateway.run(self._hasher.verify, password_hash, password)
             flight.matches = verified.matches
             if verified.matches:

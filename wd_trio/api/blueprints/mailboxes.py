@@ -17,7 +17,7 @@ from wd_trio.api.schema import Answer, Created, Done, Faults, Item, Request
 from wd_trio.api.services import ApiServices
 from wd_trio.errors import Denied
 from wd_trio.mail.model import SEPARATOR, Mailbox
-from wd_trio.service.mailboxes import INBOX
+from wd_trio.mail.names import INBOX
 
 routes: Final = Routes("Mailboxes")
 

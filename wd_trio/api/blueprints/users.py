@@ -6,10 +6,13 @@ password, and a user's being disabled or suspended, end the sessions and tokens 
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Annotated, Final
 
 import structlog
+import trio
 from msgspec import Meta
 
 from wd_trio.api.auth import OWN, ROOT, Caller
@@ -26,6 +29,8 @@ from wd_trio.service.users import UserChange
 
 log = structlog.get_logger()
 routes: Final = Routes("Users")
+
+REVOKE_S: Final = 6.0
 
 Flag = Annotated[bool, Meta(description="Y, yes, on, 1 and true all mean yes")]
 
@@ -177,28 +182,24 @@ async def change_user(request: ChangeUser, caller: Caller, services: ApiServices
         raise NotPermitted("limits and state are root's to change")
     if request.existing_password is not None:
         await _verify(request, request.existing_password, caller, services)
-    await services.users.update(
-        request.user,
-        UserChange(
-            name=request.name,
-            password=None if request.password is None else Secret(request.password),
-            quota_bytes=request.quota,
-            disabled=request.disabled,
-            suspended=request.suspended,
-        ),
+    change = UserChange(
+        name=request.name,
+        password=None if request.password is None else Secret(request.password),
+        quota_bytes=request.quota,
+        disabled=request.disabled,
+        suspended=request.suspended,
     )
-    if request.password is not None or request.disabled or request.suspended:
-        services.tokens.forget(request.user)
-        await services.sessions.kill(request.user)
+    revokes = request.password is not None or request.disabled or request.suspended
+    async with _revoking(request.user, services) if revokes else nullcontext():
+        await services.users.update(request.user, change)
     return Done()
 
 
 @routes.route("DELETE", "/users/{user}", request=GetUser, response=Done, access=ROOT)
 async def delete_user(request: GetUser, caller: Caller, services: ApiServices) -> Done:
     """Delete a user, its addresses and all its mail"""
-    await services.users.delete(request.user)
-    services.tokens.forget(request.user)
-    await services.sessions.kill(request.user)
+    async with _revoking(request.user, services):
+        await services.users.delete(request.user)
     return Done()
 
 
@@ -216,6 +217,18 @@ async def log_out(request: LogOut, caller: Caller, services: ApiServices) -> Don
     ended = await services.sessions.kill(request.user)
     log.info("user logged out", user=request.user, sessions=len(ended), reason=request.reason)
     return Done()
+
+
+@asynccontextmanager
+async def _revoking(user_id: str, services: ApiServices) -> AsyncIterator[None]:
+    """What is done inside ends the user's sessions and tokens, however it ends: a request that is cancelled may have
+    changed the store, and one that finds no user may repeat one that was cancelled."""
+    try:
+        yield
+    finally:
+        with trio.fail_after(REVOKE_S, shield=True):
+            services.tokens.forget(user_id)
+            await services.sessions.kill(user_id)
 
 
 async def _verify(request: ChangeUser, password: str, caller: Caller, services: ApiServices) -> None:

@@ -26,7 +26,7 @@ from wd_trio.proto.lmtp.commands import PARSERS, Command, Data, Help, Lhlo, Mail
 from wd_trio.proto.lmtp.engine import EngineOptions, LmtpEngine
 from wd_trio.proto.lmtp.events import CommandEvent, Fatal, MessageData, NeedData, Reply
 from wd_trio.servers.driver import Connection, ConnectionOver, Draining, IdleTooLong
-from wd_trio.servers.lmtp.errors import error_reply
+from wd_trio.servers.lmtp.errors import data_reply, error_reply
 from wd_trio.service.delivery import Delivery
 from wd_trio.service.spool import MEMORY_BYTES, Spool
 from wd_trio.service.trace import Trace
@@ -178,7 +178,7 @@ class _Session:
             trouble = await self._spool(spool)
             begun = time.perf_counter()
             if trouble is not None:
-                self._out += error_reply(trouble) * len(recipients)
+                self._out += data_reply(trouble) * len(recipients)
             elif spool.over:
                 self._out += replies.TOO_BIG * len(recipients)
             else:
@@ -213,7 +213,7 @@ class _Session:
         name = f", id {trace.id}"
         stored = replies.reply(250, "2.0.0", f"Stored{name}")
         for verdict in verdicts:
-            self._out += stored if verdict.error is None else error_reply(verdict.error, name)
+            self._out += stored if verdict.error is None else data_reply(verdict.error, name)
         log.info(
             "message taken",
             id=trace.id,

@@ -1,0 +1,44 @@
+"""What a worker does with a batch of connections that comes while it leaves."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+import trio
+import trio.testing
+
+from wd_trio.ops import messages, worker
+from wd_trio.ops.handoff import Channel, Received, channel_pair
+from wd_trio.ops.worker import Worker
+from wd_trio.servers.driver import Connection, Peer
+
+PEER = Peer("a1", "imap", "192.0.2.1", 4711)
+
+
+async def test_a_leave_while_a_batch_is_acknowledged_drains_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "_exit_after", lambda seconds, status: None)
+    (control, control_ours), (bus, bus_ours) = channel_pair(), channel_pair()
+    served: list[str] = []
+
+    async def handler(connection: Connection) -> str:
+        served.append(connection.peer.id)
+        return "done"
+
+    leaving = Worker(control, bus, [])
+    client, theirs = socket.socketpair()
+    channel = Channel(control_ours)
+    with client, bus_ours, bus:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(leaving._host, "imap", handler)
+            received = Received(messages.Adopt(1, [PEER]), (theirs.detach(),))
+            async with leaving._channel._sending:  # the acknowledgement has to wait
+                nursery.start_soon(leaving._obey, received)
+                await trio.testing.wait_all_tasks_blocked()
+                leaving._leave(deadline_s=1.0, stopping=False)
+                await trio.testing.wait_all_tasks_blocked()
+        assert served == ["a1"]
+        assert (await channel.receive()).message == messages.Adopted(1)
+        assert client.recv(1) == b""
+    channel.close()
+    leaving._channel.close()
