@@ -16,12 +16,18 @@ MAX_NAME_BYTES: Final = 1000
 MAX_LEVELS: Final = 32
 
 
-def canonical(path: str) -> str:
-    """The one spelling of a name; of one too long to exist, itself (long runs of accents cost to normalise)."""
-    name = path if path.isascii() or len(path) > MAX_NAME_BYTES else unicodedata.normalize("NFC", path)
+def fold_inbox(name: str) -> str:
+    """The name with a first level INBOX, however it is written, in capitals."""
     if name[:5].upper() == INBOX and name[5:6] in ("", SEPARATOR):
         return INBOX + name[5:]
     return name
+
+
+def canonical(path: str) -> str:
+    """The one spelling of a name; of one too long to exist, itself (long runs of accents cost to normalise)."""
+    if path.isascii() or len(path) > MAX_NAME_BYTES:
+        return fold_inbox(path)
+    return fold_inbox(unicodedata.normalize("NFC", path))
 
 
 def checked(path: str) -> str:

@@ -22,6 +22,7 @@ import trio
 
 from wd_trio.errors import Conflict, Unavailable, WdError
 from wd_trio.mail.model import DELETED, SEEN, Columns, FlagChange, Mailbox, MessageRow
+from wd_trio.mail.names import INBOX
 from wd_trio.mail.numset import EMPTY, UidSet
 from wd_trio.mail.rope import Rope
 from wd_trio.ports.documents import Json
@@ -33,7 +34,7 @@ from wd_trio.service.steps import Steps
 
 log = structlog.get_logger()
 
-INBOX: Final = "INBOX"
+
 RELEASE_S: Final = 6.0
 UPDATE_ROWS: Final = 1000
 
@@ -65,6 +66,10 @@ class Maildrop:
         self.stat = (len(self) - len(marked), self._octets - sum(marked))
 
     # What there is
+
+    @property
+    def mailbox_id(self) -> str:
+        return self._mailbox.id
 
     def is_number(self, number: int) -> bool:
         """Whether the snapshot has a message of that number."""

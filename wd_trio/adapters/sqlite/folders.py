@@ -10,10 +10,11 @@ import sqlite3
 
 from wd_trio import errors
 from wd_trio.adapters.sqlite import contents, journal, mailboxes, messages, usage
-from wd_trio.adapters.sqlite.mailboxes import INBOX, MailboxState, canonical_path
+from wd_trio.adapters.sqlite.mailboxes import MailboxState, canonical_path
 from wd_trio.adapters.sqlite.messages import NewRow
 from wd_trio.adapters.sqlite.rows import pick
 from wd_trio.mail.model import SEPARATOR, Copied, Expunged, MailboxSpec
+from wd_trio.mail.names import INBOX
 from wd_trio.mail.numset import EMPTY, MAX_UID, UidSet
 
 _EVERY_UID = UidSet([(1, MAX_UID)])

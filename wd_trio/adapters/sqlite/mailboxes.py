@@ -13,10 +13,10 @@ from typing import Any, Final, NamedTuple
 
 from wd_trio import errors
 from wd_trio.mail.model import DEFAULT_MAILBOXES, SEEN, Mailbox, MailboxSpec, Opened
+from wd_trio.mail.names import INBOX
 from wd_trio.mail.numset import EMPTY, UidSet
 from wd_trio.ports.ids import new_id
 
-INBOX: Final = "INBOX"
 _FIELDS: Final = (
     "id, user_id, path, uid_validity, uid_next, modseq, special_use, EXISTS (SELECT 1 FROM subscriptions s"
     " WHERE s.user_id = mailboxes.user_id AND s.path = mailboxes.path), messages, unseen, deleted, size_bytes"

@@ -16,7 +16,8 @@ from typing import Final, TypeVar
 
 from wd_trio.errors import Invalid
 from wd_trio.mail import mutf7
-from wd_trio.mail.model import SEPARATOR, join_keywords, system_flag
+from wd_trio.mail.model import join_keywords, system_flag
+from wd_trio.mail.names import fold_inbox
 from wd_trio.mail.numset import SequenceSet
 from wd_trio.proto.imap import grammar
 
@@ -26,7 +27,6 @@ MAX_MAILBOX_BYTES: Final = 1024  # of a name or pattern as sent: matching costs 
 MAX_KEYWORDS: Final = 100  # in one command
 MAX_KEYWORD_BYTES: Final = 255
 
-_INBOX: Final = "INBOX"
 _Item = TypeVar("_Item")
 
 
@@ -242,10 +242,7 @@ def mailbox_name(octets: bytes, *, utf8: bool) -> str:
             raise BadSyntax("Mailbox name is not in modified UTF-7") from None
     if grammar.MAILBOX_FORBIDDEN.search(name):
         raise BadSyntax("Mailbox name has a control character")
-    first = name[: len(_INBOX)]
-    if first.lower() == "inbox" and name[len(_INBOX) : len(_INBOX) + 1] in ("", SEPARATOR):
-        return _INBOX + name[len(_INBOX) :]
-    return name
+    return fold_inbox(name)
 
 
 def split_flags(words: list[bytes]) -> tuple[int, str]:

@@ -31,7 +31,7 @@ from wd_trio.servers.pop3.handlers import HANDLERS
 from wd_trio.servers.pop3.options import PROTOCOL, Pop3Options, Pop3Services
 from wd_trio.servers.pop3.outbox import Outbox
 from wd_trio.service.auth import Login
-from wd_trio.service.maildrop import INBOX, Maildrop
+from wd_trio.service.maildrop import Maildrop
 from wd_trio.service.sessions import Session
 
 OUTPUT_BYTES: Final = 64 << 10
@@ -194,7 +194,7 @@ class Pop3Session:
         except BaseException:
             await self.leave()
             raise
-        self._record.note(selected=INBOX, state=self._drop.state)
+        self._record.note(selected=self._drop.mailbox_id, state=self._drop.state)
 
     async def leave(self) -> None:
         """Give back what the connection holds, also on the way out of a cancelled one. Idempotent."""
