@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -174,6 +175,24 @@ async def test_silence_is_ended_with_bye(tmp_path: Path) -> None:
         await world.client(1).read_line()
         assert (await world.client(1).read_line()).startswith("* BYE ")
         assert await world.client(1).read_line() == ""
+
+
+async def test_a_log_in_that_drips_in_has_one_deadline(tmp_path: Path) -> None:
+    """Octets of a command that never ends do not put the end of the log-in's time off."""
+    async with open_world("sqlite", tmp_path, options=quick(login_timeout_s=0.3)) as world:
+        client = world.client(1)
+        await client.read_line()
+        async with trio.open_nursery() as nursery:
+
+            async def drip() -> None:
+                with suppress(trio.BrokenResourceError):
+                    while True:
+                        await client.send(b"a")
+                        await trio.sleep(0.02)
+
+            nursery.start_soon(drip)
+            assert (await client.read_line()).startswith("* BYE ")
+            nursery.cancel_scope.cancel()
 
 
 def quick(**changes: float) -> ImapOptions:

@@ -8,7 +8,7 @@ store, the view is four integers.
 from __future__ import annotations
 
 from dataclasses import astuple
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import structlog
 import trio
@@ -141,13 +141,13 @@ class ImapSession:
         """The next event, reading as needed; None when woken. PeerLost at the end of the stream."""
         if timeout_s is None:
             timeout_s = self.options.idle_timeout_s
-        if self.login is None:  # one deadline for all that comes before, however slowly it drips in
-            timeout_s = max(0.0, self._login_until - trio.current_time())
         while True:
             event = self.engine.next_event()
             if not isinstance(event, NeedData):
                 return event
             await self.flush()
+            if self.login is None:  # one deadline for all that comes before, however slowly it drips in
+                timeout_s = max(0.0, self._login_until - trio.current_time())
             data = await self.connection.receive(
                 timeout_s=timeout_s, wakeable=wakeable, through_drain=through_drain
             )
@@ -156,6 +156,12 @@ class ImapSession:
             if not data:
                 raise PeerLost("closed")
             self.engine.receive(data)
+
+    async def break_off(self, last_words: bytes) -> NoReturn:
+        """The stream cannot be followed in the middle of a command: say so and end the connection."""
+        self.write(last_words)
+        await self.flush()
+        raise ConnectionOver("protocol")
 
     # The selected mailbox
 

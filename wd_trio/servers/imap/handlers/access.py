@@ -8,7 +8,6 @@ from wd_trio.proto.imap import commands as c
 from wd_trio.proto.imap import encode
 from wd_trio.proto.imap.events import Fatal, Reply, SaslResponse
 from wd_trio.secret import Secret
-from wd_trio.servers.driver import ConnectionOver
 from wd_trio.servers.imap.options import PROTOCOL
 from wd_trio.servers.imap.session import ImapSession
 
@@ -57,9 +56,7 @@ async def handle_authenticate(session: ImapSession, tag: str, command: c.Authent
             session.write(answer.data)
             return
         if isinstance(answer, Fatal):
-            session.write(answer.data)
-            await session.flush()
-            raise ConnectionOver("protocol")
+            await session.break_off(answer.data)
         assert isinstance(answer, SaslResponse)  # nothing else comes within an exchange
         response = answer.data
     if response is None:

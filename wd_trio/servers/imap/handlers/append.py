@@ -6,7 +6,6 @@ import time
 
 from wd_trio.errors import NotFound, WdError
 from wd_trio.proto.imap.events import AppendEvent, Fatal, MessageData, Reply
-from wd_trio.servers.driver import ConnectionOver
 from wd_trio.servers.imap.session import ImapSession
 from wd_trio.service.spool import Spool
 
@@ -62,8 +61,6 @@ async def _receive(session: ImapSession, spool: Spool) -> bool:
                 session.write(data)
                 return False
             case Fatal(data=data):
-                session.write(data)
-                await session.flush()
-                raise ConnectionOver("protocol")
+                await session.break_off(data)
             case _:
                 raise AssertionError(f"event in a message literal: {type(piece).__name__}")

@@ -24,7 +24,7 @@ from wd_trio.servers.driver import ConnectionOver
 from wd_trio.servers.imap.handlers.binary import decode_parts
 from wd_trio.servers.imap.handlers.store import chosen, take_own
 from wd_trio.servers.imap.selected import Selected
-from wd_trio.servers.imap.session import ImapSession
+from wd_trio.servers.imap.session import OUTPUT_BYTES, ImapSession
 from wd_trio.service.spool import Spool
 
 Encoder: TypeAlias = Callable[[MessageRow], bytes]
@@ -44,7 +44,6 @@ _UTF8: Final[dict[str, Encoder]] = {
     "BODYSTRUCTURE": lambda row: b"BODYSTRUCTURE " + (row.bodystructure_utf8 or row.bodystructure or b""),
 }
 _FLAGS: Final = _PLAIN["FLAGS"][1]
-OUTPUT_BYTES: Final = 64 << 10
 HEADER_FIELDS: Final = ("HEADER.FIELDS", "HEADER.FIELDS.NOT")
 
 

@@ -10,7 +10,7 @@ import trio
 from wd_trio.proto.imap import commands as c
 from wd_trio.proto.imap import encode
 from wd_trio.proto.imap.events import Fatal, IdleDone, Reply
-from wd_trio.servers.driver import ConnectionOver, IdleTooLong
+from wd_trio.servers.driver import IdleTooLong
 from wd_trio.servers.imap.session import ImapSession, MailboxLost
 
 
@@ -49,8 +49,6 @@ async def _idle(session: ImapSession, tag: str) -> None:
                 session.write(data)
                 return
             case Fatal(data=data):
-                session.write(data)
-                await session.flush()
-                raise ConnectionOver("protocol")
+                await session.break_off(data)
             case _:
                 raise AssertionError(f"event in IDLE: {type(event).__name__}")
