@@ -11,6 +11,7 @@ import pytest
 
 from wd_trio.config import Config
 from wd_trio.config_load import ConfigFaults, default_path, load, render_default
+from wd_trio.ops.control import control_path
 from wd_trio.secret import Secret
 
 ROOT = Path(__file__).parents[1]
@@ -148,10 +149,6 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
 def test_what_does_not_exist_yet_is_refused(tmp_path: Path) -> None:
     found = faults(
         """
-        [store]
-        url = "mongodb://10.0.0.1/wild?replicaSet=rs"
-        [redis]
-        url = "redis://10.0.0.1"
         [imap]
         tls_listen = ["127.0.0.1:993"]
         [pop3]
@@ -161,8 +158,40 @@ def test_what_does_not_exist_yet_is_refused(tmp_path: Path) -> None:
         """,
         folder=tmp_path,
     )
-    assert found.keys() == {"store.url", "redis.url", "imap.tls_listen", "pop3.tls_listen", "tls.certificate"}
+    assert found.keys() == {"imap.tls_listen", "pop3.tls_listen", "tls.certificate"}
     assert all("not available in this version" in message for message in found.values())
+
+
+CLUSTER = """
+[store]
+url = "mongodb://anna:s3cret@10.0.0.1/mail?replicaSet=rs"
+[redis]
+url = "redis://:s3cret@10.0.0.1"
+"""
+
+
+def test_the_cluster_engine_is_two_urls_whose_passwords_never_print(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(CLUSTER)
+    config = load(path, {})
+    assert (config.store.url[:12], config.redis.url[:9]) == ("mongodb://an", "redis://:")
+    assert "s3cret" not in repr(config)
+    assert control_path(config) == tmp_path / "wd-trio.control"
+    elsewhere = load(path, {"WD_TRIO_SERVER__CONTROL": "/run/wd-trio/control"})
+    assert control_path(elsewhere) == Path("/run/wd-trio/control")
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ('[store]\nurl = "mongodb://10.0.0.1/mail"', "redis.url"),
+        ('[store]\nurl = "mongodb://10.0.0.1/mail"\n[redis]\nurl = "http://10.0.0.1"', "redis.url"),
+        ('[redis]\nurl = "redis://10.0.0.1"', "redis.url"),
+        ('[server]\ncontrol = "/run/control"', "server.control"),
+    ],
+)
+def test_urls_that_make_no_engine(text: str, fault: str, tmp_path: Path) -> None:
+    assert faults(text, folder=tmp_path).keys() == {fault}
 
 
 @pytest.mark.parametrize(

@@ -71,11 +71,16 @@ def _ipv6(text: str) -> str:
         raise Invalid("the brackets hold no IPv6 address", what="address") from None
 
 
+def is_cluster(url: str) -> bool:
+    """Whether a store's URL names the cluster engine (MongoDB, with Redis beside it)."""
+    return url.startswith(("mongodb://", "mongodb+srv://"))
+
+
 def sqlite_path(url: str) -> Path:
     """The file that a `sqlite:PATH` store URL names, as given. Invalid for any other URL."""
     scheme, _, path = url.partition(":")
     if scheme != "sqlite":
-        raise Invalid("expected sqlite:PATH", what="url")
+        raise Invalid("expected sqlite:PATH or mongodb://…", what="url")
     if not path or path.startswith((":", "//")) or path.endswith("/") or "\0" in path:
         raise Invalid("sqlite: needs the path of a file on a local disk", what="url")
     return Path(path)

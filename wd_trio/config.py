@@ -2,8 +2,8 @@
 
 `config.toml` in the repository is printed from these classes (`wd-trio check-config --print-default`; a test
 compares them). Each field's metadata holds its one-line comment ("help") and what a value must keep ("least",
-"most", "choices"); fields of type Secret never print. Loading, environment overrides and fault reports are in
-config_load.py.
+"most", "choices"); fields of type Secret, and URLs that may hold a password, never print. Loading, environment
+overrides and fault reports are in config_load.py.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ def _key(
     least: float | None = None,
     most: float | None = None,
     choices: tuple[str, ...] = (),
+    printed: bool = True,
 ) -> Any:
-    """A declared key with an immutable default."""
-    return field(default=default, metadata=_about(help_text, least, most, choices))
+    """A declared key with an immutable default; not `printed` where a value may hold a password."""
+    return field(default=default, repr=printed, metadata=_about(help_text, least, most, choices))
 
 
 def _about(
@@ -39,16 +40,31 @@ class Server:
     drain_s: float = _key(
         8.0, "seconds that sessions get to end after SIGTERM (at most 8)", least=0.1, most=8
     )
+    control: str = _key(
+        "",
+        "with MongoDB: the control socket's path; empty: wd-trio.control beside this file",
+    )
+    proxy_networks: tuple[str, ...] = _key(
+        (), "balancers: connections from here must begin with a PROXY header, which names the client"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Store:
-    url: str = _key("sqlite:data/wd-trio.db", "where mail and users live: sqlite:PATH, on a local disk")
+    url: str = _key(
+        "sqlite:data/wd-trio.db",
+        "where mail and users live: sqlite:PATH on a local disk, or mongodb://… of a replica set",
+        printed=False,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Redis:
-    url: str = _key("", "the cluster engine's Redis; empty with the embedded engine")
+    url: str = _key(
+        "",
+        "with MongoDB: redis://, rediss://, redis+sentinel:// or redis+cluster://; empty with the embedded engine",
+        printed=False,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

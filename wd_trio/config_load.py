@@ -14,14 +14,14 @@ import ipaddress
 import math
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, replace
 from pathlib import Path
 from typing import Any, Final, get_type_hints
 
 import msgspec
 
-from wd_trio.addresses import parse_listen, sqlite_path
+from wd_trio.addresses import is_cluster, parse_listen, sqlite_path
 from wd_trio.config import Config, Store
 from wd_trio.errors import Invalid
 from wd_trio.secret import Secret
@@ -30,6 +30,14 @@ ENVIRONMENT_PREFIX: Final = "WD_TRIO_"
 FILE_NAME: Final = "config.toml"
 Fault = tuple[str, str]
 
+CLUSTER_CONTROL: Final = "wd-trio.control"
+_REDIS_SCHEMES: Final = (
+    "redis://",
+    "rediss://",
+    "redis+sentinel://",
+    "redis+cluster://",
+    "rediss+cluster://",
+)
 _NOT_HERE: Final = "not available in this version"
 _HOST_NAME: Final = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]*")
@@ -181,32 +189,42 @@ def _check(config: Config, faults: list[Fault]) -> None:
     """The rules that a type and a range cannot say."""
     if config.server.hostname and not _HOST_NAME.fullmatch(config.server.hostname):
         faults.append(("server.hostname", "is not a host name"))
-    _check_store(config.store.url, faults)
-    if config.redis.url:
-        faults.append(("redis.url", f"{_NOT_HERE}: the cluster engine"))
+    _check_engine(config, faults)
     _check_listeners(config, faults)
     for name in ("certificate", "key"):
         if getattr(config.tls, name):
             faults.append((f"tls.{name}", f"{_NOT_HERE}: TLS"))
-    for n, network in enumerate(config.tls.trusted_networks):
-        try:
-            ipaddress.ip_network(network)
-        except ValueError:
-            faults.append(
-                (f"tls.trusted_networks[{n}]", "expected a network as address/bits, its host bits zero")
-            )
+    _check_networks(config.server.proxy_networks, "server.proxy_networks", faults)
+    _check_networks(config.tls.trusted_networks, "tls.trusted_networks", faults)
     if not _TOKEN.fullmatch(config.api.access_token.reveal()):
         faults.append(("api.access_token", "a bearer token has only letters, digits and . _ ~ + / = -"))
 
 
-def _check_store(url: str, faults: list[Fault]) -> None:
-    if url.startswith(("mongodb:", "mongodb+srv:")):
-        faults.append(("store.url", f"{_NOT_HERE}: the cluster engine; use sqlite:PATH"))
-        return
-    try:
-        sqlite_path(url)
-    except Invalid as error:
-        faults.append(("store.url", str(error)))
+def _check_engine(config: Config, faults: list[Fault]) -> None:
+    """The two URLs name one engine together; whether their servers can be had shows when they are opened."""
+    if not is_cluster(config.store.url):
+        try:
+            sqlite_path(config.store.url)
+        except Invalid as error:
+            faults.append(("store.url", str(error)))
+        if config.redis.url:
+            faults.append(("redis.url", "belongs to the cluster engine: leave it empty with sqlite:PATH"))
+        if config.server.control:  # beside the store it proves that no other server serves it
+            faults.append(
+                ("server.control", "belongs to the cluster engine: leave it empty with sqlite:PATH")
+            )
+    elif not config.redis.url:
+        faults.append(("redis.url", "the cluster engine needs a Redis beside MongoDB"))
+    elif not config.redis.url.startswith(_REDIS_SCHEMES):
+        faults.append(("redis.url", f"expected one of {', '.join(_REDIS_SCHEMES)}"))
+
+
+def _check_networks(networks: Sequence[str], path: str, faults: list[Fault]) -> None:
+    for n, network in enumerate(networks):
+        try:
+            ipaddress.ip_network(network)
+        except ValueError:
+            faults.append((f"{path}[{n}]", "expected a network as address/bits, its host bits zero"))
 
 
 def _check_listeners(config: Config, faults: list[Fault]) -> None:
@@ -230,8 +248,15 @@ def _check_listeners(config: Config, faults: list[Fault]) -> None:
 
 
 def _absolute(config: Config, folder: Path) -> Config:
-    path = folder / sqlite_path(config.store.url)
-    return replace(config, store=Store(url=f"sqlite:{path}"))
+    """Paths as seen from the configuration's folder."""
+    server, store = config.server, config.store
+    if not is_cluster(store.url):
+        store = Store(url=f"sqlite:{folder / sqlite_path(store.url)}")
+    elif not server.control:
+        server = replace(server, control=CLUSTER_CONTROL)
+    if server.control:
+        server = replace(server, control=str(folder / server.control))
+    return replace(config, store=store, server=server)
 
 
 # --- the default file -------------------------------------------------------------------------------------

@@ -24,7 +24,6 @@ import trio
 
 from scripts.bench import processes
 from scripts.bench.wire import Fault, Place
-from wd_trio.adapters.sqlite.bus import LocalBus
 from wd_trio.config_load import load
 from wd_trio.ops import log
 from wd_trio.ops.boot import open_services
@@ -165,7 +164,7 @@ def _make_accounts(config_path: Path, count: int) -> None:
     log.configure(config.log)
 
     async def main() -> None:
-        async with open_services(config, bus=LocalBus(), server="bench", worker="bench") as services:
+        async with open_services(config, server="bench", worker="bench") as services:
             for number in range(count):
                 await services.users.create(
                     f"bench{number}", Secret("benchmark"), address=f"bench{number}@example.org"

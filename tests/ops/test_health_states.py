@@ -49,7 +49,7 @@ async def gateway(database: SqliteDatabase) -> AsyncIterator[Gateway]:
 
 
 async def test_all_is_well(gateway: Gateway, database: SqliteDatabase) -> None:
-    health = Health(gateway=gateway, store=SqliteStore(database))
+    health = Health(gateway=gateway, pings={"store": SqliteStore(database).ping})
     for probe in (health.ready, health.live):
         status, body = await probe()
         assert status == 200
@@ -64,7 +64,7 @@ async def test_an_engine_that_hangs_is_unready_but_alive(
 ) -> None:
     monkeypatch.setattr(health_, "READY_S", 0.05)
     store = HungStore(database)
-    health = Health(gateway=gateway, store=store)
+    health = Health(gateway=gateway, pings={"store": store.ping})
     for _ in range(10):  # more than the lane has threads
         status, body = await health.ready()
         assert (status, body["status"], body["error"]) == (503, "unhealthy", "store too slow")
@@ -75,7 +75,7 @@ async def test_an_engine_that_hangs_is_unready_but_alive(
 async def test_an_engine_that_is_gone_is_unready_but_alive(
     gateway: Gateway, database: SqliteDatabase
 ) -> None:
-    health = Health(gateway=gateway, store=SqliteStore(database))
+    health = Health(gateway=gateway, pings={"store": SqliteStore(database).ping})
     database.close()
     status, body = await health.ready()
     assert (status, body["error"]) == (503, "store unavailable")
@@ -83,7 +83,7 @@ async def test_an_engine_that_is_gone_is_unready_but_alive(
 
 
 async def test_on_the_way_out_it_is_draining(gateway: Gateway, database: SqliteDatabase) -> None:
-    health = Health(gateway=gateway, store=SqliteStore(database))
+    health = Health(gateway=gateway, pings={"store": SqliteStore(database).ping})
     health.draining = True
     status, body = await health.ready()
     assert (status, body["error"]) == (503, "draining")
@@ -91,7 +91,9 @@ async def test_on_the_way_out_it_is_draining(gateway: Gateway, database: SqliteD
 
 
 async def test_without_a_gateway_it_is_not_alive(database: SqliteDatabase) -> None:
-    health = Health(gateway=Gateway([LaneOptions(name="work")]), store=SqliteStore(database))  # never opened
+    health = Health(
+        gateway=Gateway([LaneOptions(name="work")]), pings={"store": SqliteStore(database).ping}
+    )  # never opened
     assert (await health.live())[0] == 503
 
 
@@ -99,7 +101,7 @@ async def test_without_a_gateway_it_is_not_alive(database: SqliteDatabase) -> No
 
 
 async def test_routes_and_errors_have_one_shape(gateway: Gateway, database: SqliteDatabase) -> None:
-    health = Health(gateway=gateway, store=SqliteStore(database))
+    health = Health(gateway=gateway, pings={"store": SqliteStore(database).ping})
 
     async def no_metrics() -> str:
         raise Unavailable("nobody answers")

@@ -7,7 +7,6 @@ from pathlib import Path
 import trio
 from trio.testing import MockClock
 
-from wd_trio.adapters.sqlite.bus import LocalBus
 from wd_trio.adapters.sqlite.limits import open_state
 from wd_trio.adapters.sqlite.sessions import SqliteSessions
 from wd_trio.config import Config, Store
@@ -23,7 +22,7 @@ async def test_sessions_of_a_dead_server_are_swept_and_their_tracking_is_repaire
     config = Config(store=Store(url=f"sqlite:{tmp_path / 'mail.db'}"))
     state = open_state(tmp_path / "mail.db")
     store = SqliteSessions(state)
-    async with open_services(config, bus=LocalBus(), server="s2", worker="s2/1.1") as services:
+    async with open_services(config, server="s2", worker="s2/1.1") as services:
         user = await services.users.create("anna", Secret("pw"))
         for number, server in enumerate(("s1", "s2")):
             document = SessionDocument(

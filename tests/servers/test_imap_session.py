@@ -276,7 +276,7 @@ async def test_an_engine_that_fails_says_unavailable(tmp_path: Path) -> None:
         client = world.client(1)
         await client.log_in("alice")
         await client.command("a1", "SELECT INBOX")
-        world.services.upkeep._database.close()
+        world.services.store._database.close()
         lines = await client.command("a2", "STATUS INBOX (MESSAGES)")
         assert lines == ["a2 NO [UNAVAILABLE] Temporarily unavailable, try again later"]
         await client.send(b"a3 APPEND INBOX {9+}\r\na9 LOGOUT\r\n")

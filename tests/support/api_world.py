@@ -11,7 +11,6 @@ from typing import Any
 import trio
 from quart_trio import QuartTrio
 
-from wd_trio.adapters.sqlite.bus import LocalBus
 from wd_trio.api.app import create_app
 from wd_trio.api.services import ApiServices
 from wd_trio.config import Api, Auth, Config, Store
@@ -133,7 +132,7 @@ async def open_api_world(
         auth=Auth(argon2_time_cost=1, argon2_memory_kib=8, failure_delay_s=0.0),
         api=Api(access_token=Secret(ROOT_TOKEN), access_control=access_control),
     )
-    async with open_services(config, bus=LocalBus(), server="test", worker="test/w1") as services:
+    async with open_services(config, server="test", worker="test/w1") as services:
         made: ApiServices = api_services(services, config)
         options = {
             name.removeprefix("options_"): changes.pop(name)

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import trio
 
-from wd_trio.adapters.sqlite.bus import LocalBus
 from wd_trio.config import Auth, Config, Store
 from wd_trio.errors import NotFound
 from wd_trio.mail.content import prepare
@@ -135,7 +134,7 @@ async def open_world(
     engine: str, folder: Path, *, options: ImapOptions | None = None, flush_s: float = 60.0
 ) -> AsyncIterator[World]:
     config = world_config(engine, folder)
-    async with open_services(config, bus=LocalBus(), server="test", worker="1") as services:
+    async with open_services(config, server="test", worker="1") as services:
         for user in ("alice", "bob"):
             try:
                 await services.users.by_username(user)

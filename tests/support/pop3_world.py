@@ -13,7 +13,6 @@ import pytest
 import trio
 from imap_world import Client, World, world_config
 
-from wd_trio.adapters.sqlite.bus import LocalBus
 from wd_trio.errors import Unavailable
 from wd_trio.mail.model import DELETED, Columns, FlagChange, Mailbox
 from wd_trio.mail.numset import UidSet
@@ -121,7 +120,7 @@ async def open_pop3_world(
     folder: Path, *, options: Pop3Options = OPTIONS, flush_s: float = 60.0
 ) -> AsyncIterator[Pop3World]:
     config = world_config("sqlite", folder)
-    async with open_services(config, bus=LocalBus(), server="test", worker="test/1") as services:
+    async with open_services(config, server="test", worker="test/1") as services:
         for user in ("alice", "bob"):
             await services.users.create(user, Secret(f"secret of {user}"), address=f"{user}@example.org")
         async with serving(services, options, flush_s) as world:

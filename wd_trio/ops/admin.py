@@ -15,10 +15,9 @@ from typing import Final, TypeVar
 import trio
 
 from wd_trio.adapters.sqlite import backup
-from wd_trio.adapters.sqlite.bus import LocalBus
-from wd_trio.addresses import sqlite_path
+from wd_trio.addresses import is_cluster, sqlite_path
 from wd_trio.config import Config, Log
-from wd_trio.errors import NotFound, Unavailable, WdError
+from wd_trio.errors import Invalid, NotFound, Unavailable, WdError
 from wd_trio.ops import control, log
 from wd_trio.ops.boot import Services, open_services
 from wd_trio.ports.sessions import SessionDocument
@@ -74,7 +73,7 @@ def _run(config: Config, errand: Callable[[Services], Awaitable[T]]) -> T:
 
     async def main() -> T:
         try:
-            async with open_services(config, bus=LocalBus(), server="cli", worker="cli") as services:
+            async with open_services(config, server="cli", worker="cli") as services:
                 return await errand(services)
         except BaseExceptionGroup as group:
             raise _expected(group) or group from None
@@ -334,17 +333,27 @@ async def _first_token(services: Services, config: Config) -> Secret | None:
 
 
 def back_up(config: Config, target: Path, progress: Callable[[int, int], None]) -> None:
-    """Copy the store into `target`, on a running or a stopped server. `progress` is told (pages done, total)."""
+    """Copy the store into `target`, on a running or a stopped server. `progress` is told (pages done, total).
+    Invalid with the cluster engine, whose servers have tools of their own."""
     backup.backup(_existing_store(config), target, progress)
 
 
 def restore(config: Config, source: Path, progress: Callable[[int, int], None]) -> None:
-    """Replace everything in the store by the backup `source`. Invalid when that is no backup."""
-    backup.restore(source, sqlite_path(config.store.url), progress)
+    """Replace everything in the store by the backup `source`. Invalid when that is no backup, and
+    with the cluster engine."""
+    backup.restore(source, _store_path(config), progress)
 
 
 def _existing_store(config: Config) -> Path:
-    path = sqlite_path(config.store.url)
+    path = _store_path(config)
     if not path.is_file():
         raise NotFound(f"there is no store at {path}", what="store")
     return path
+
+
+def _store_path(config: Config) -> Path:
+    if is_cluster(config.store.url):
+        raise Invalid(
+            "MongoDB is copied by its own tools (mongodump, snapshots of its disks)", what="store.url"
+        )
+    return sqlite_path(config.store.url)

@@ -4,37 +4,34 @@
 opposite order, bounded, so that an engine that hangs cannot hold the exit. Workers use it, and so does each errand
 of the command line, with a bus that goes nowhere.
 
-Lanes: writers have one thread each, which commits all that is queued in one transaction; readers may be abandoned by
-a cancelled caller. Hashing passwords gets one thread a core; "work" is computing and scratch files; "upkeep" is the
-janitor's, so that a slow checkpoint stands in nobody's way.
+The engine brings its lanes. Besides, hashing passwords gets one thread a core, "work" is computing and scratch files,
+"upkeep" is the janitor's.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import Final, TypeVar
+from typing import Final
 
 import structlog
-import trio
 
 from wd_trio import __version__
 from wd_trio.adapters.bridge import Gateway, LaneOptions
-from wd_trio.adapters.sqlite.database import SqliteDatabase
-from wd_trio.adapters.sqlite.documents import SqliteDocuments
-from wd_trio.adapters.sqlite.limits import SqliteLimits, open_state
-from wd_trio.adapters.sqlite.sessions import SqliteSessions
-from wd_trio.adapters.sqlite.store import SqliteStore
-from wd_trio.addresses import sqlite_path
+from wd_trio.addresses import is_cluster
 from wd_trio.api.services import ApiOptions, ApiServices
 from wd_trio.config import Config
-from wd_trio.ports.bus import Bus
-from wd_trio.ports.gateway import HASH, WORK, in_lane
+from wd_trio.ops import embedded
+from wd_trio.ops.engine import UPKEEP, Engine, RunningBus
+from wd_trio.ports.documents import Documents
+from wd_trio.ports.gateway import HASH, WORK
+from wd_trio.ports.limits import Limits
+from wd_trio.ports.mail import MailStore
 from wd_trio.servers.imap.options import ImapOptions, ImapServices
 from wd_trio.servers.imap.serve import serve_imap
 from wd_trio.servers.listener import Handler
@@ -59,12 +56,8 @@ from wd_trio.service.updates import Updates
 from wd_trio.service.users import UserOptions, Users
 
 log = structlog.get_logger()
-T = TypeVar("T")
 
-UPKEEP: Final = "upkeep"
-READERS: Final = 4
 WORKERS: Final = 2
-CLOSE_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +66,11 @@ class Services:
     without the server's, sessions."""
 
     gateway: Gateway
-    store: SqliteStore
-    documents: SqliteDocuments
-    limits: SqliteLimits
+    engine: Engine
+    bus: RunningBus
+    store: MailStore
+    documents: Documents
+    limits: Limits
     users: Users
     directory: Directory
     tokens: Tokens
@@ -91,7 +86,6 @@ class Services:
     maildrops: Maildrops
     sessions: Sessions
     tracking: Tracking
-    upkeep: Upkeep
     owner: str
 
     async def bury(self, owner: str) -> None:
@@ -100,32 +94,6 @@ class Services:
         sessions = await self.sessions.end_worker(_worker_of(owner))
         if claims or sessions:
             log.info("ended what a dead worker held", owner=owner, claims=claims, sessions=sessions)
-
-
-class Upkeep:
-    """What the janitor does to the engine. Raises Unavailable."""
-
-    def __init__(self, gateway: Gateway, database: SqliteDatabase, store: SqliteStore) -> None:
-        self._gateway = gateway
-        self._database = database
-        self._store = store
-
-    async def lead_and_checkpoint(self) -> bool:
-        """Checkpoint the database if this process leads or can take the lead; whether it does."""
-        return await self._gateway.run(self._lead_and_checkpoint)
-
-    @in_lane(UPKEEP)
-    def _lead_and_checkpoint(self) -> bool:
-        if not self._database.try_lead():
-            return False
-        self._database.checkpoint()
-        return True
-
-    async def collect_blobs(self, *, unused_for_s: int, limit: int) -> int:
-        return await self._gateway.run(self._store.collect_blobs, unused_for_s=unused_for_s, limit=limit)
-
-    async def trim_journal(self, *, older_than_s: int, limit: int) -> int:
-        return await self._gateway.run(self._store.trim_journal, older_than_s=older_than_s, limit=limit)
 
 
 def hostname(config: Config) -> str:
@@ -138,46 +106,54 @@ def _worker_of(owner: str) -> str:
     return owner.rpartition("/")[2]
 
 
+def server_name(config: Config) -> str:
+    """The name under which this run of the server holds leases, claims and sessions. Servers of a cluster may have
+    one host name among them, and what a killed one held is not the next one's: its lease ends it."""
+    if is_cluster(config.store.url):
+        return f"{hostname(config)}.{secrets.token_hex(4)}"
+    return hostname(config)
+
+
 def clear_state(config: Config) -> None:
-    """Forget all claims and strikes, and this server's sessions: for a server that starts, since those of killed
-    processes would stay. Blocking.
+    """Forget what killed processes of this store's one server held: for a server that starts. In a cluster nothing
+    is to be forgotten. Blocking.
 
     Invalid or Unavailable when the volatile database cannot be opened.
     """
-    state = open_state(sqlite_path(config.store.url))
-    try:
-        SqliteLimits(state).clear()
-        SqliteSessions(state).end_owner(hostname(config))
-    finally:
-        state.close()
+    if not is_cluster(config.store.url):
+        embedded.clear_state(config.store.url, server_name(config))
 
 
 @asynccontextmanager
-async def open_services(config: Config, *, bus: Bus, server: str, worker: str) -> AsyncIterator[Services]:
-    """All services on the configured store, for one process of `server`; `worker` is the name under which it
-    holds claims and sessions, by custom `<server>/<name>`.
+async def open_services(
+    config: Config, *, server: str, worker: str, hub: socket.socket | None = None
+) -> AsyncIterator[Services]:
+    """All services on the configured engine, for one process of `server`; `worker` is the name under which it
+    holds claims and sessions, by custom `<server>/<name>`. `hub` is its place at the supervisor's hub, if any, and
+    the services' to close.
 
-    Invalid when the store cannot be this version's; Unavailable when it cannot be opened now.
+    Invalid when the engine cannot be this version's; Unavailable when it cannot be opened now.
     """
-    path = sqlite_path(config.store.url)
     async with AsyncExitStack() as stack:
-        database = await _in_thread(partial(SqliteDatabase, path))
-        stack.push_async_callback(_close, database)
-        state = await _in_thread(partial(open_state, path))
-        stack.push_async_callback(_close, state)
-        gateway = await stack.enter_async_context(Gateway(_lanes(config, database, state)))
+        engine = await stack.enter_async_context(_open_engine(config, hub))
+        gateway = await stack.enter_async_context(Gateway([*engine.lanes, *_lanes(config)]))
         log.debug("services open", server=server, worker=worker)
-        yield _compose(config, gateway, database, state, hub=ChangeHub(bus), server=server, owner=worker)
+        yield _compose(config, gateway, engine, server=server, owner=worker)
 
 
-def _lanes(config: Config, database: SqliteDatabase, state: SqliteDatabase) -> list[LaneOptions]:
+def _open_engine(config: Config, hub: socket.socket | None) -> AbstractAsyncContextManager[Engine]:
+    if is_cluster(config.store.url):
+        from wd_trio.ops import cluster  # noqa: PLC0415  # its drivers' 20 MB a process are for those who use them
+
+        return cluster.open_cluster(config.store.url, config.redis.url, hub=hub)
+    return embedded.open_embedded(config.store.url, hub=hub)
+
+
+def _lanes(config: Config) -> list[LaneOptions]:
+    """The lanes that belong to no engine."""
     cores = len(os.sched_getaffinity(0))
     hashers = max(1, cores // (config.server.workers or cores))  # one per core over all workers
     return [
-        LaneOptions(name="store.write", group=database.group),
-        LaneOptions(name="store.read", threads=READERS, abandon=True),
-        LaneOptions(name="state.write", group=state.group),
-        LaneOptions(name="state.read", abandon=True),
         LaneOptions(name=WORK, threads=WORKERS),
         LaneOptions(name=HASH, threads=hashers, queue=200, wait_s=4.0, abandon=True),
         LaneOptions(name=UPKEEP),
@@ -187,17 +163,14 @@ def _lanes(config: Config, database: SqliteDatabase, state: SqliteDatabase) -> l
 def _compose(
     config: Config,
     gateway: Gateway,
-    database: SqliteDatabase,
-    state: SqliteDatabase,
+    engine: Engine,
     *,
-    hub: ChangeHub,
     server: str,
     owner: str,
 ) -> Services:
-    store = SqliteStore(database)
-    documents = SqliteDocuments(database)
-    limits = SqliteLimits(state)
-    sessions = SqliteSessions(state)
+    store, documents, limits, sessions = engine.store, engine.documents, engine.limits, engine.sessions
+    bus = engine.open_bus(gateway)
+    hub = ChangeHub(bus)
     tracking = Tracking(gateway=gateway, documents=documents, sessions=sessions)
     hasher = Hasher(time_cost=config.auth.argon2_time_cost, memory_kib=config.auth.argon2_memory_kib)
     users = Users(
@@ -224,6 +197,8 @@ def _compose(
     reading = Reading(gateway=gateway, store=store, messages=messages)
     return Services(
         gateway=gateway,
+        engine=engine,
+        bus=bus,
         store=store,
         documents=documents,
         limits=limits,
@@ -259,7 +234,6 @@ def _compose(
             options=SessionOptions(connections_per_user=config.limits.connections_per_user),
         ),
         tracking=tracking,
-        upkeep=Upkeep(gateway, database, store),
         owner=owner,
     )
 
@@ -328,14 +302,3 @@ def api_services(services: Services, config: Config) -> ApiServices:
 
 def _trusted(config: Config) -> tuple[IPv4Network | IPv6Network, ...]:
     return tuple(ip_network(text) for text in config.tls.trusted_networks)
-
-
-async def _in_thread(call: Callable[[], T]) -> T:
-    return await trio.to_thread.run_sync(call, limiter=trio.CapacityLimiter(1))
-
-
-async def _close(database: SqliteDatabase) -> None:
-    with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_S) as scope:
-        await trio.to_thread.run_sync(database.close, limiter=trio.CapacityLimiter(1), abandon_on_cancel=True)
-    if scope.cancelled_caught:
-        log.warning("the database hangs", path=str(database.path))

@@ -1,9 +1,9 @@
 """The control socket: how the command line reaches a running server.
 
-A Unix stream socket beside the store's file (`<store>.control`, mode 0600): one JSON object a line in, one out. It is
-also the proof that one server at most serves a store on this machine, whose hints would not reach another's
-sessions. AF_UNIX paths hold about a hundred bytes, so the folder is opened and named through /proc/self/fd: data
-folders may lie as deep as they like.
+A Unix stream socket, mode 0600: one JSON object a line in, one out. With the embedded engine it lies beside the
+store's file (`<store>.control`) and is also the proof that one server at most serves a store on this machine, whose
+hints would not reach another's sessions. AF_UNIX paths hold about a hundred bytes, so the folder is opened and named
+through /proc/self/fd: data folders may lie as deep as they like.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ Answer: TypeAlias = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
 
 def control_path(config: Config) -> Path:
     """Where the control socket of a configuration lies."""
+    if config.server.control:
+        return Path(config.server.control)
     path = sqlite_path(config.store.url)
     return path.with_name(path.name + ".control")
 

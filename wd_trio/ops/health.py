@@ -1,12 +1,14 @@
 """Health: readiness touches the engine, liveness does not.
 
-Readiness (`/health`) answers within 2 s whatever the engine does, because a balancer gives up after about that;
-it says `draining` on the way out. Liveness (`/health/live`) asks only whether this process still works, so that an
-outage of an engine never makes an orchestrator restart every server. What goes wrong is told in fixed words.
+Readiness (`/health`) touches every server of the engine and answers within 2 s whatever they do, because a balancer
+gives up after about that; it says `draining` on the way out. Liveness (`/health/live`) asks only whether this process
+still works, so that an outage of an engine never makes an orchestrator restart every server. What goes wrong is told
+in fixed words.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
@@ -17,7 +19,6 @@ from wd_trio import __version__
 from wd_trio.api.app import Reply
 from wd_trio.errors import WdError
 from wd_trio.ports.gateway import Gateway
-from wd_trio.ports.mail import MailStore
 
 log = structlog.get_logger()
 
@@ -28,25 +29,32 @@ LIVE_S: Final = 1.5
 class Health:
     """Answers for one worker; `draining` is set when the whole server goes."""
 
-    def __init__(self, *, gateway: Gateway, store: MailStore) -> None:
+    def __init__(self, *, gateway: Gateway, pings: Mapping[str, Callable[[], None]]) -> None:
+        """`pings` touch what must answer, each by the name under which its trouble is told."""
         self._gateway = gateway
-        self._store = store
+        self._pings = pings
         self.draining = False
 
     async def ready(self) -> Reply:
-        """200 when the engine answers, else 503, within READY_S."""
+        """200 when every part of the engine answers, else 503 and which does not, within READY_S."""
         if self.draining:
             await trio.lowlevel.checkpoint()
             return _unhealthy("draining")
+        faults: dict[str, str] = {}
+        async with trio.open_nursery() as nursery:
+            for name, ping in self._pings.items():
+                nursery.start_soon(self._touch, name, ping, faults)
+        return _unhealthy(", ".join(faults[name] for name in sorted(faults))) if faults else _healthy()
+
+    async def _touch(self, name: str, ping: Callable[[], None], faults: dict[str, str]) -> None:
         try:
             with trio.fail_after(READY_S):
-                await self._gateway.run(self._store.ping)
+                await self._gateway.run(ping)
         except trio.TooSlowError:
-            return _unhealthy("store too slow")
+            faults[name] = f"{name} too slow"
         except WdError as error:
             log.warning("not ready", error=str(error), what=error.what)
-            return _unhealthy("store unavailable")
-        return _healthy()
+            faults[name] = f"{name} unavailable"
 
     async def live(self) -> Reply:
         """200 when the loop and the gateway's threads turn, else 503, within LIVE_S."""

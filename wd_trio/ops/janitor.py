@@ -43,7 +43,7 @@ class Janitor:
         while True:
             await trio.sleep(CHECKPOINT_S)
             try:
-                if not await self._services.upkeep.lead_and_checkpoint():
+                if not await self._services.gateway.run(self._services.engine.lead):
                     continue
                 ended = await self._services.sessions.sweep()
                 if ended:
@@ -59,12 +59,12 @@ class Janitor:
 
     async def collect(self) -> None:
         """Remove what is unreferenced or outdated, in small steps that let others write in between."""
-        upkeep = self._services.upkeep
+        run, store = self._services.gateway.run, self._services.store
         removed = trimmed = 0
-        while step := await upkeep.collect_blobs(unused_for_s=BLOB_GRACE_S, limit=BLOBS_A_STEP):
+        while step := await run(store.collect_blobs, unused_for_s=BLOB_GRACE_S, limit=BLOBS_A_STEP):
             removed += step
             await trio.sleep(STEP_PAUSE_S)
-        while step := await upkeep.trim_journal(older_than_s=JOURNAL_KEPT_S, limit=MAILBOXES_A_STEP):
+        while step := await run(store.trim_journal, older_than_s=JOURNAL_KEPT_S, limit=MAILBOXES_A_STEP):
             trimmed += step
             await trio.sleep(STEP_PAUSE_S)
         log.info("collected", blobs=removed, journals=trimmed)

@@ -27,7 +27,7 @@ from wd_trio import __version__, telemetry
 from wd_trio.config import Config
 from wd_trio.errors import Invalid, WdError
 from wd_trio.ops import log as logging
-from wd_trio.ops.boot import clear_state, hostname
+from wd_trio.ops.boot import clear_state, server_name
 from wd_trio.ops.children import ChildOptions
 from wd_trio.ops.control import ControlSocket, control_path
 from wd_trio.ops.door import Door
@@ -157,7 +157,7 @@ class Supervisor:
         return Workers(
             self._config,
             count=worker_count(self._config),
-            server=hostname(self._config),
+            server=server_name(self._config),
             door=self._door,
             api_descriptors=[each.sock.fileno() for each in self._listeners if each.protocol == "api"],
             options=self._child_options,

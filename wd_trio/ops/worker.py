@@ -31,7 +31,6 @@ import structlog
 import trio
 
 from wd_trio import telemetry
-from wd_trio.adapters.sqlite.bus import HubBus
 from wd_trio.api.app import create_app
 from wd_trio.config import Log
 from wd_trio.errors import Unavailable, WdError
@@ -62,7 +61,7 @@ class Worker:
 
     def __init__(self, control: socket.socket, bus: socket.socket, api_descriptors: list[int]) -> None:
         self._channel = Channel(control)
-        self._bus = HubBus(bus)
+        self._bus = bus
         self._api_descriptors = api_descriptors
         self._hosts: dict[str, ConnectionHost] = {}
         self._health: Health | None = None
@@ -117,7 +116,7 @@ class Worker:
                 stack.callback(lambda: _exit_after(ABANDON_S, status))  # hypercorn may never come to its end
                 try:
                     services = await stack.enter_async_context(
-                        open_services(boot.config, bus=self._bus, server=boot.server, worker=boot.owner)
+                        open_services(boot.config, server=boot.server, worker=boot.owner, hub=self._bus)
                     )
                     for owner in boot.dead:
                         await services.bury(owner)
@@ -126,7 +125,7 @@ class Worker:
                     outer.cancel_scope.cancel()
                     return status
                 self._end_streams = services.updates.end_all
-                health = self._health = Health(gateway=services.gateway, store=services.store)
+                health = self._health = Health(gateway=services.gateway, pings=services.engine.pings)
                 app = create_app(
                     ready=health.ready,
                     live=health.live,
@@ -145,7 +144,7 @@ class Worker:
             tree.start_soon(self._report_closed)
             tree.start_soon(self._bury_dead, services)
             tree.start_soon(services.sessions.run)
-            tree.start_soon(self._until_hub_ends, self._bus.run)
+            tree.start_soon(self._until_hub_ends, services.bus.run)
             tree.start_soon(self._until_hub_ends, services.hub.run)
             tree.start_soon(Janitor(services).run)
             async with trio.open_nursery() as hosts:

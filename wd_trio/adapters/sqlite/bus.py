@@ -26,6 +26,7 @@ from wd_trio.ports.bus import Hint, Resync
 log = structlog.get_logger()
 
 QUEUE_HINTS: Final = 1000
+FLUSH_LOOK_S: Final = 0.01
 HINT_BYTES: Final = 16_384
 DATAGRAM_BYTES: Final = 65_536
 
@@ -133,6 +134,16 @@ class LocalBus:
         await trio.sleep_forever()
         raise AssertionError  # sleep_forever ends by cancellation only
 
+    async def run(self) -> None:
+        """Nothing to send, for ever."""
+        await trio.sleep_forever()
+
+    async def flush(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    def close(self) -> None:
+        """Nothing to leave."""
+
 
 class HubBus:
     """The bus of a worker; `run` has to run beside it. Its first word to its reader is Resync."""
@@ -169,6 +180,11 @@ class HubBus:
                     except (OSError, trio.ClosedResourceError) as error:
                         raise Unavailable("the hub is gone", what="bus") from error
                 telemetry.hints_total.labels("sent").inc(len(taken))
+
+    async def flush(self) -> None:
+        """Wait until what was published has been taken up for sending."""
+        while self._queue:
+            await trio.sleep(FLUSH_LOOK_S)
 
     async def receive(self) -> Sequence[Hint | Resync]:
         """The hints of the next datagram of another worker. Unavailable when the hub is gone."""
