@@ -105,6 +105,7 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
         colour = "red"
         drain_s = 60
         hostname = "-x"
+        proxy_networks = ["127.0.0.1", "10.0.0.1/24", "fd00::1/128"]
         [lmtp]
         listen = ["nonsense", "127.0.0.1:99999", "[::1]:24", "[::1]:24", "unix:relative", "[x]:1", ":25", "h:"]
         recipients = 0
@@ -132,6 +133,7 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
         "server.colour",
         "server.drain_s",
         "server.hostname",
+        "server.proxy_networks[1]",
         *(f"lmtp.listen[{n}]" for n in (0, 1, 3, 4, 5, 6, 7)),
         "lmtp.recipients",
         "limits.flush_s",

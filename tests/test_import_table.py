@@ -56,11 +56,11 @@ OUTSIDE: dict[str, set[str]] = {
     "mail": {"msgspec", "zstandard"},
     "proto": set(),
     "ports": set(),
-    "adapters": {"msgspec", "prometheus_client", "pymongo", "redis", "structlog", "trio"},
+    "adapters": {"bson", "msgspec", "prometheus_client", "pymongo", "redis", "structlog", "trio"},
     "service": {"argon2", "msgspec", "prometheus_client", "structlog", "trio"},
     "servers": {"msgspec", "prometheus_client", "structlog", "trio"},
     "api": {"hypercorn", "msgspec", "quart", "quart_trio", "structlog", "trio", "werkzeug"},
-    "ops": {"hypercorn", "msgspec", "prometheus_client", "structlog", "trio"},
+    "ops": {"h11", "hypercorn", "msgspec", "prometheus_client", "structlog", "trio"},
     "cli": {"rich", "trio", "trio_websocket"},
 }
 STDLIB_WALLS: dict[str, set[str]] = {
@@ -150,6 +150,6 @@ def test_the_table_itself(dotted: str, imported: str, allowed: bool) -> None:
 
 
 def test_engines_are_the_only_drivers() -> None:
-    for driver in ("pymongo", "redis"):
+    for driver in ("bson", "pymongo", "redis"):
         assert {layer for layer, packages in OUTSIDE.items() if driver in packages} == {"adapters"}
     assert STDLIB_WALLS["sqlite3"] == {"adapters"}

@@ -107,6 +107,13 @@ class Api:
         default_factory=lambda: Secret(""), metadata=_about("root's bearer token; empty: none")
     )
     access_control: bool = _key(True, "false: every call is root's (tests and closed networks only)")
+    cors_origins: tuple[str, ...] = _key(
+        (), 'origins whose pages may call: "https://mail.example.org", or "*" for any; empty: none'
+    )
+    requests_per_s: float = _key(
+        50.0, "calls a second of one user's token in each worker, ten seconds' worth at once; 0: any", least=0
+    )
+    root_requests_per_s: float = _key(0.0, "the same for one of root's tokens", least=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -350,6 +350,23 @@ async def test_a_caller_that_is_cancelled_already_starts_nothing() -> None:
     assert ran == []
 
 
+async def test_what_waits_is_told() -> None:
+    def waiting() -> float | None:
+        return telemetry.REGISTRY.get_sample_value("wildduck_gateway_waiting", {"lane": "store.read"})
+
+    engine = Engine()
+    async with Gateway([LaneOptions(name="store.read")]) as gateway, trio.open_nursery() as nursery:
+        nursery.start_soon(gateway.run, engine.read)
+        await engine.wait_entered()
+        assert waiting() == 0
+        for _ in range(3):
+            nursery.start_soon(gateway.run, engine.read)
+        await wait_all_tasks_blocked()
+        assert waiting() == 3
+        engine.gate.set()
+    assert waiting() is None, "a gateway that is closed tells nothing"
+
+
 async def test_a_full_queue_refuses_at_once() -> None:
     engine = Engine()
     async with Gateway([LaneOptions(name="store.read", queue=3)]) as gateway, trio.open_nursery() as nursery:

@@ -12,6 +12,7 @@ from wd_trio.adapters.sqlite.database import SqliteDatabase
 from wd_trio.adapters.sqlite.store import SqliteStore
 from wd_trio.mail.model import DELETED, Columns, MailboxSpec, Usage, Vanished
 from wd_trio.mail.numset import MAX_UID, UidSet
+from wd_trio.mail.search import Header
 
 USER = "a" * 24
 ALL = UidSet([(1, MAX_UID)])
@@ -73,13 +74,19 @@ def test_a_database_of_version_1_with_data_comes_forward(tmp_path: Path) -> None
         inbox = store.find_mailbox(USER, "INBOX")
         assert (inbox.uid_validity, inbox.highest_modseq) == (10, 9)
         assert store.changes_since(inbox.id, 8).vanished == (Vanished(9, UidSet([(1, 3)])),)
+        assert [row.uid for row in store.changes_since(inbox.id, 7).rows] == [4, 5]
+        assert store.open_mailbox(USER, "INBOX").first_unseen_uid == 5
+        assert [row.uid for row in store.page(USER, inbox.id, Columns.NONE, unseen=True).rows] == [5]
+        kept = store.search(inbox.id, ALL, Header("subject", "kept"), now=0)
+        assert kept.uids == UidSet.of([4, 5]), "whether their headers are plain nobody has looked"
+        assert store.expunge(inbox.id).uids == UidSet([(4, 4)])
         assert store.create_mailbox(USER, MailboxSpec("new")).uid_validity > 12
         store.copy(inbox.id, ALL, "new", move=True)
         store.delete_mailbox(USER, "new")
         assert store.usage(USER) == Usage(0, 0)
     with closing(sqlite3.connect(path)) as database_file:
         versions = database_file.execute("SELECT version FROM schema_versions ORDER BY version").fetchall()
-        assert versions == [(1,), (2,)]
+        assert versions == [(1,), (2,), (3,)]
         assert database_file.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 

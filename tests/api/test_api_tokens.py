@@ -21,6 +21,7 @@ GUARDED = [
     ("DELETE", "/authenticate"),
     ("GET", "/authenticated"),
     ("GET", "/openapi.json"),
+    ("GET", "/docs"),
 ]
 
 

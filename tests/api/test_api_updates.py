@@ -12,6 +12,10 @@ from api_world import NOBODY
 from trio_websocket import ConnectionClosed, WebSocketConnection
 from updates_house import SILENCE_S, House, open_house
 
+from wd_trio.api.blueprints import updates as blueprint
+from wd_trio.ports.documents import Delete
+from wd_trio.service.users import TOKENS
+
 
 @pytest.fixture
 async def house(tmp_path: Any) -> AsyncIterator[House]:
@@ -167,3 +171,37 @@ async def test_a_client_that_does_not_read_is_not_read_for(house: House) -> None
             if event["command"] == "EXISTS":
                 heard.add(event["uid"])
         assert told == heard
+
+
+async def test_a_token_that_ends_ends_its_streams(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody told this process: it asks now and then."""
+    monkeypatch.setattr(blueprint, "VERIFY_S", 0.0)
+    async with house.listen() as stream, house.follow() as connection:
+        await stream.begin()
+        await message(connection)
+        await house.deliver()
+        assert (await stream.event())["command"] == "EXISTS"
+        assert (await message(connection))["command"] == "EXISTS"
+        documents = house.world.services.documents
+        (token,) = documents.find(TOKENS, "user", house.user)
+        documents.apply([Delete(TOKENS, token.id)])
+        house.world.services.tokens._known.clear()
+        await house.deliver()
+        while await stream.block() is not None:
+            pass
+        while (told := await told_or_closed(connection)) != "closed 1001":
+            assert told == "COUNTERS"
+    await _until_none_is_open(house)
+
+
+async def test_revoking_a_token_ends_its_streams(house: House) -> None:
+    async with house.listen() as stream:
+        await stream.begin()
+        await house.caller.delete("/authenticate")
+        assert await stream.block() is None
+
+
+async def test_who_only_asks_for_the_head_opens_nothing(house: House) -> None:
+    answered = await house.caller.call("HEAD", f"/users/{house.user}/updates")
+    assert (answered.status, answered.headers["Content-Type"]) == (200, "text/event-stream")
+    assert not house.world.api.updates._feeds

@@ -8,8 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from cluster_house import fresh_mongo, fresh_redis
 from contract_make import Clock
 
+from wd_trio.adapters.mongo_redis.documents import MongoDocuments
+from wd_trio.adapters.mongo_redis.limits import RedisLimits
+from wd_trio.adapters.mongo_redis.sessions import RedisSessions
+from wd_trio.adapters.mongo_redis.store import MongoStore
 from wd_trio.adapters.sqlite.connection import SqliteOptions
 from wd_trio.adapters.sqlite.database import SqliteDatabase
 from wd_trio.adapters.sqlite.documents import SqliteDocuments
@@ -54,7 +59,17 @@ def sqlite_engine(folder: Path) -> Iterator[Engine]:
         database.close()
 
 
-ENGINES: dict[str, Callable[[Path], AbstractContextManager[Engine]]] = {"sqlite": sqlite_engine}
+@contextmanager
+def cluster_engine(_: Path) -> Iterator[Engine]:
+    clock = Clock()
+    mongo, link = fresh_mongo(clock), fresh_redis(clock)
+    yield Engine(MongoStore(mongo), MongoDocuments(mongo), RedisLimits(link), RedisSessions(link), clock)
+
+
+ENGINES: dict[str, Callable[[Path], AbstractContextManager[Engine]]] = {
+    "cluster": cluster_engine,
+    "sqlite": sqlite_engine,
+}
 
 
 @pytest.fixture(params=sorted(ENGINES))

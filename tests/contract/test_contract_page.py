@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from contract_make import make_message
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wd_trio import errors
@@ -88,6 +88,7 @@ def test_a_mailbox_of_another_user_is_none(store: MailStore, user: str, inbox: M
 
 
 def test_walking_either_way_shows_every_living_message_once(store: MailStore) -> None:
+    @settings(deadline=None)
     @given(
         st.lists(st.tuples(st.booleans(), st.booleans()), max_size=12),
         st.integers(1, 5),

@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from served import Served, settings_of, write_config
-
-ANYWHERE = "127.0.0.1:0"
-
-
-def start(
-    folder: Path,
-    *,
-    imap: str = ANYWHERE,
-    lmtp: str = ANYWHERE,
-    api: str = ANYWHERE,
-    workers: int = 2,
-    environ: Mapping[str, str] | None = None,
-    settings: Mapping[str, Mapping[str, Any]] | None = None,
-) -> Served:
-    path = folder / "config.toml"
-    write_config(path, settings_of(imap=imap, lmtp=lmtp, api=api, workers=workers, more=settings or {}))
-    return Served(folder, path, environ or {})
+from served import Served, start
 
 
 @pytest.fixture(scope="module")

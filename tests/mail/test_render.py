@@ -16,6 +16,7 @@ from wd_trio.mail.content import prepare
 from wd_trio.mail.parts import PartTable
 from wd_trio.mail.render import (
     Person,
+    _quick_value,
     iso_time,
     link_attachments,
     parse_date,
@@ -61,6 +62,34 @@ def test_values_read_back_as_they_were_rendered(value: object) -> None:
 def test_what_is_no_value(data: bytes) -> None:
     with pytest.raises(Invalid):
         parse_value(data)
+
+
+def in_octets(value: object) -> object:
+    if isinstance(value, list):
+        return [in_octets(item) for item in value]
+    return value.encode() if isinstance(value, str) else value
+
+
+@given(
+    VALUES.map(rendered)
+    | st.text(alphabet='()"NIL 01{}\\\0\r\nx', max_size=30).map(str.encode)
+    | st.recursive(
+        st.none() | st.integers(0, 1 << 70) | st.text(alphabet="ab =?\t~", max_size=5).map(str.encode),
+        lambda inner: st.lists(inner, min_size=1, max_size=5),
+    ).map(rendered)
+)
+def test_the_quick_way_reads_the_same(data: bytes) -> None:
+    try:
+        value = parse_value(data)
+    except Invalid:
+        with pytest.raises(Invalid):
+            _quick_value(data)
+    else:
+        assert in_octets(_quick_value(data)) == value
+
+
+def test_the_quick_way_is_taken() -> None:
+    assert _quick_value(b'("a b" NIL ("c" 7)("d" 8))') == ["a b", None, ["c", 7], ["d", 8]]
 
 
 @given(

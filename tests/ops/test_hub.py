@@ -10,8 +10,8 @@ import pytest
 import trio
 import trio.testing
 
-from wd_trio.adapters.sqlite import bus as wire
-from wd_trio.adapters.sqlite.bus import HubBus, LocalBus, datagrams, decode_datagram, encode_hint
+from wd_trio.adapters.hints import DATAGRAM_BYTES, datagrams, decode_datagram, encode_hint
+from wd_trio.adapters.sqlite.bus import QUEUE_HINTS, HubBus, LocalBus
 from wd_trio.errors import Unavailable
 from wd_trio.mail.model import Changes, FlagRow, Vanished
 from wd_trio.mail.numset import UidSet
@@ -59,7 +59,7 @@ def test_many_hints_are_packed_in_order_into_bounded_datagrams() -> None:
     hints = [FULL if number % 3 else numbered(number) for number in range(3000)]
     packed = datagrams([encode_hint(hint) for hint in hints])
     assert 1 < len(packed) < 10
-    assert max(map(len, packed)) <= wire.DATAGRAM_BYTES
+    assert max(map(len, packed)) <= DATAGRAM_BYTES
     assert [hint for datagram in packed for hint in decode_datagram(datagram)] == hints
 
 
@@ -120,7 +120,7 @@ async def test_the_supervisors_own_hints_reach_everybody(buses: Buses) -> None:
 
 async def test_a_burst_arrives_in_order(buses: Buses) -> None:
     one, two = [await buses.join() for _ in range(2)]
-    hints = [numbered(number) for number in range(wire.QUEUE_HINTS)]
+    hints = [numbered(number) for number in range(QUEUE_HINTS)]
     for hint in hints:
         one.publish_nowait(hint)
     assert await receive(two, len(hints)) == hints
@@ -128,11 +128,11 @@ async def test_a_burst_arrives_in_order(buses: Buses) -> None:
 
 async def test_a_publishers_overflow_becomes_resync(buses: Buses) -> None:
     one, two = [await buses.join() for _ in range(2)]
-    for number in range(wire.QUEUE_HINTS + 10):
+    for number in range(QUEUE_HINTS + 10):
         one.publish_nowait(numbered(number))
     got = await receive(two, 10)
     assert got[0] == Resync()
-    assert got[1:] == [numbered(number) for number in range(wire.QUEUE_HINTS + 1, wire.QUEUE_HINTS + 10)]
+    assert got[1:] == [numbered(number) for number in range(QUEUE_HINTS + 1, QUEUE_HINTS + 10)]
 
 
 async def test_a_worker_that_does_not_read_is_told_to_resync_and_delays_nobody(buses: Buses) -> None:

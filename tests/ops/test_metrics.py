@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from wd_trio import telemetry
@@ -97,3 +103,87 @@ def test_nothing_is_still_one_piece() -> None:
 def test_the_processes_own_registry_fits_the_channel() -> None:
     for part in metrics.pieces(metrics.sample(telemetry.REGISTRY)):
         messages.encode(messages.Samples(1, part, False))
+
+
+# --- what is told of them
+
+DOCS = Path(__file__).parents[2] / "docs"
+ENDINGS = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_count", "_sum")}
+
+
+def exposed() -> dict[str, set[str]]:
+    """The names under which each of our metrics is exposed, by the name under which it is known."""
+    known: dict[str, set[str]] = {}
+    for registry in (telemetry.REGISTRY, metrics.SUPERVISOR):
+        for metric in registry.collect():
+            name = metric.name + ("_total" if metric.type == "counter" else "")
+            known[name] = {metric.name + ending for ending in ENDINGS[metric.type]}
+    return known
+
+
+def expressions(panel: Any) -> list[str]:
+    return [target["expr"] for target in panel.get("targets", ())]
+
+
+def board() -> Any:
+    return json.loads((DOCS / "grafana.json").read_text())
+
+
+def test_the_board_draws_every_metric_and_no_other() -> None:
+    queries = [query for panel in board()["panels"] for query in expressions(panel)]
+    variables = [each["query"]["query"] for each in board()["templating"]["list"] if each["type"] == "query"]
+    used = {name for query in [*queries, *variables] for name in re.findall(r"\bwildduck_\w+", query)}
+    known = exposed()
+    assert used <= set().union(*known.values())
+    assert [name for name, names in known.items() if not names & used] == []
+
+
+def test_the_board_is_whole() -> None:
+    panels = board()["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    places = {
+        (panel["gridPos"]["x"] + x, panel["gridPos"]["y"] + y)
+        for panel in panels
+        for x in range(panel["gridPos"]["w"])
+        for y in range(panel["gridPos"]["h"])
+    }
+    assert len(places) == sum(panel["gridPos"]["w"] * panel["gridPos"]["h"] for panel in panels), "overlap"
+    for panel in panels:
+        assert panel["type"] == "row" or expressions(panel)
+        for query in expressions(panel):
+            assert query.count("(") == query.count(")")
+            assert "[" not in query or re.search(r"\[(\$__rate_interval|\d+[hd])\]", query)
+
+
+def test_the_board_filters_by_labels_that_the_metrics_have() -> None:
+    labels = {"job", "instance", "le"}
+    by_name: dict[str, set[str]] = {}
+    for collector in {**telemetry.REGISTRY._collector_to_names, **metrics.SUPERVISOR._collector_to_names}:
+        own: Any = getattr(collector, "_labelnames", None) or getattr(collector, "_labels", ())
+        for metric in collector.collect():
+            for name in exposed()[metric.name + ("_total" if metric.type == "counter" else "")]:
+                by_name[name] = labels | set(own)
+    for panel in board()["panels"]:
+        for query in expressions(panel):
+            for name, given in re.findall(r"(wildduck_\w+)\{([^}]*)\}", query):
+                asked = set(re.findall(r"(\w+)(?==~|!=|=\")", given))
+                assert asked <= by_name[name], query
+
+
+def test_every_metric_is_documented_and_no_other() -> None:
+    section = (DOCS / "operations.md").read_text().partition("## Health and metrics")[2].partition("\n## ")[0]
+    told = re.findall(r"`(wildduck_\w+)`", section)
+    assert sorted(told) == sorted(exposed())
+
+
+@pytest.mark.parametrize("labels", [("imap", "NOOP"), ("imap", 'odd "name"')])
+def test_the_loops_own_counters_are_sampled_like_others(labels: tuple[str, ...]) -> None:
+    registry = CollectorRegistry(auto_describe=False)
+    counter = telemetry.LoopCounter("turns", "Turns", ("protocol", "command"), registry=registry)
+    counter.add(labels, 2)
+    counter.add(labels, 3)
+    totals = Totals()
+    totals.add(metrics.sample(registry), lasting_only=True)
+    totals.add(metrics.sample(registry))
+    name = labels[1].replace('"', '\\"')
+    assert values(totals.text()) == {f'turns_total{{command="{name}",protocol="imap"}}': 10}

@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from wd_trio.config import Config
-from wd_trio.ops import messages
+from wd_trio.ops import messages, metrics
 from wd_trio.ops.children import ChildOptions
 from wd_trio.ops.door import Door
 from wd_trio.ops.workers import Workers, _status
@@ -45,8 +45,12 @@ class House:
 
 
 @asynccontextmanager
-async def house(mode: str, *, count: int = 1, silence_s: float = 30.0) -> AsyncIterator[House]:
-    options = ChildOptions(command=(sys.executable, SMALL, mode), ping_s=0.05, silence_s=silence_s)
+async def house(
+    mode: str, *, count: int = 1, silence_s: float = 30.0, sample_s: float = 15.0
+) -> AsyncIterator[House]:
+    options = ChildOptions(
+        command=(sys.executable, SMALL, mode), ping_s=0.05, silence_s=silence_s, sample_s=sample_s
+    )
     config = Config()
     door = Door(config.limits)
     async with AsyncExitStack() as stack:
@@ -110,6 +114,54 @@ async def test_a_dead_worker_is_replaced_and_its_counters_live_on() -> None:
         assert await stream.receive_some(100) == b"hello 1\n"
 
 
+async def test_what_nobody_asked_for_is_told_now_and_then() -> None:
+    async with house("greets", sample_s=0.05) as at:
+        assert await at.workers.wait_settled() == ""
+        (pid,) = at.pids()
+        (child,) = at.workers._children()
+        await at.wait(lambda: child.samples)
+        os.kill(pid, signal.SIGKILL)
+        await at.wait(lambda: at.pids() and at.pids() != [pid])
+        assert "jobs_total 4.0" in await at.workers.metrics_text()
+
+
+async def test_a_heartbeat_asks_for_no_samples() -> None:
+    async with house("greets") as at:
+        assert await at.workers.wait_settled() == ""
+        (child,) = at.workers._children()
+        heard = child._heard_at
+        await at.wait(lambda: child._heard_at > heard)
+        assert child.samples == []
+
+
+def restarts(cause: str) -> float:
+    labels = {"cause": cause}
+    return metrics.SUPERVISOR.get_sample_value("wildduck_worker_restarts_total", labels) or 0.0
+
+
+def drains(result: str) -> float:
+    labels = {"result": result}
+    return metrics.SUPERVISOR.get_sample_value("wildduck_worker_drain_seconds_count", labels) or 0.0
+
+
+async def test_restarts_and_drains_are_counted() -> None:
+    before = restarts("died"), restarts("rolled"), drains("clean"), drains("killed")
+    async with house("greets") as at:
+        assert await at.workers.wait_settled() == ""
+        (pid,) = at.pids()
+        os.kill(pid, signal.SIGKILL)
+        await at.wait(lambda: at.pids() and at.pids() != [pid])
+        assert restarts("died") - before[0] == 1
+        assert await at.workers.roll(Config(), count=1) == []
+        await at.wait(lambda: len(at.workers.status()) == 1)
+        assert restarts("rolled") - before[1] == 1
+        assert drains("clean") - before[2] == 1
+        assert await at.workers.stop(deadline_s=8, hard_s=9)
+        assert drains("clean") - before[2] == 2
+    assert restarts("died") - before[0] == 1, "an end that was wanted is no death"
+    assert drains("killed") == before[3]
+
+
 async def test_what_a_dead_worker_held_is_ended_by_a_living_one() -> None:
     async with house("buries", count=2) as at:
         assert await at.workers.wait_settled() == ""
@@ -139,12 +191,15 @@ async def test_a_worker_that_hangs_is_killed() -> None:
         assert await at.workers.wait_settled() == ""
         (pid,) = at.pids()
         await at.wait(lambda: at.pids() and at.pids() != [pid])
+        assert restarts("hung") >= 1
 
 
 async def test_a_worker_that_hangs_holds_an_end_up_no_longer_than_told() -> None:
     async with house("deaf") as at:
         assert await at.workers.wait_settled() == ""
+        before = drains("killed")
         assert not await at.workers.stop(deadline_s=0.1, hard_s=0.2)
+        assert drains("killed") - before == 1
         assert at.pids() == []
 
 
@@ -190,7 +245,9 @@ async def test_a_command_that_fails_is_tried_again(command: tuple[str, ...]) -> 
         first = workers._keepers[1]
         await at.wait(lambda: first.child)
         child = first.child
+        before = restarts("failed")
         await at.wait(lambda: first.child is not child)
+        assert restarts("failed") - before == 1
         assert not workers._unburied  # none was ever ready, so none held anything
         workers.kill()
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wd_trio.mail import model as m
+from wd_trio.mail.flagrows import FlagRows
 from wd_trio.mail.numset import UidSet
 from wd_trio.proto.imap import commands as c
 from wd_trio.proto.imap import encode
@@ -173,3 +174,33 @@ def test_texts_stay_on_their_line(text: str, code: str) -> None:
     assert line.endswith(b"\r\n")
     assert line[:-2].isascii()
     assert line[:-2].decode().isprintable()
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 1 << 32), st.integers(0, 31), st.sampled_from(["", "a", "b c"])),
+        unique_by=lambda row: row[0],
+        max_size=30,
+    ),
+    st.booleans(),
+    st.booleans(),
+)
+def test_flags_of_many_read_as_line_by_line(
+    rows: list[tuple[int, int, str]], uid: bool, modseq: bool
+) -> None:
+    made = [m.FlagRow(number, number + 7, flags, keywords) for number, flags, keywords in sorted(rows)]
+    lines = b""
+    for seq, row in enumerate(made, 3):
+        items = [b"UID %d" % row.uid] if uid else []
+        items.append(b"FLAGS " + encode.flags_list(row.flags, row.keywords))
+        if modseq:
+            items.append(encode.modseq(row.modseq))
+        lines += encode.fetch_line(seq, b" ".join(items))
+    seqs = range(3, 3 + len(made))
+    assert encode.fetch_flags(seqs, FlagRows.of(made), uid=uid, flags=True, modseq=modseq) == lines
+
+
+def test_modseqs_alone() -> None:
+    rows = FlagRows.of([m.FlagRow(5, 9, 1, "a")])
+    line = b"* 2 FETCH (UID 5 MODSEQ (9))\r\n"
+    assert encode.fetch_flags([2], rows, uid=True, flags=False, modseq=True) == line

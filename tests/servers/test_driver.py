@@ -9,7 +9,9 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from wd_trio import telemetry
 from wd_trio.servers.driver import (
+    COUNT_BYTES,
     KICK_GRACE_S,
     Connection,
     Draining,
@@ -53,6 +55,30 @@ async def test_bytes_both_ways(wire: Wire) -> None:
     wire.client.shutdown(socket.SHUT_WR)
     assert await wire.connection.receive(timeout_s=1) == b""
     assert (wire.connection.bytes_in, wire.connection.bytes_out) == (5, 4)
+
+
+def counted(direction: str, protocol: str = "test") -> float:
+    labels = {"protocol": protocol, "direction": direction}
+    return telemetry.REGISTRY.get_sample_value("wildduck_bytes_total", labels) or 0.0
+
+
+async def test_octets_are_counted_at_the_end_and_for_much_before(wire: Wire) -> None:
+    before = counted("in"), counted("out")
+    wire.client.send(b"hello")
+    await wire.connection.receive(timeout_s=1)
+    assert (counted("in"), counted("out")) == before
+    piece = bytes(COUNT_BYTES // 8)
+    for _ in range(9):
+        await wire.connection.send(piece)
+        left = len(piece)
+        while left:
+            left -= len(wire.client.recv(left))
+    assert counted("in") - before[0] == 5
+    assert counted("out") - before[1] == COUNT_BYTES
+    wire.connection.end("done")
+    wire.connection.end("again")
+    assert counted("in") - before[0] == 5
+    assert counted("out") - before[1] == 9 * len(piece)
 
 
 async def test_a_silent_peer_is_noticed(wire: Wire, autojump_clock: MockClock) -> None:

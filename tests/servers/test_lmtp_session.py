@@ -24,7 +24,7 @@ from lmtp_sessions import (
 )
 from trio.testing import wait_all_tasks_blocked
 
-from wd_trio import errors
+from wd_trio import errors, telemetry
 from wd_trio.servers.driver import Peer
 from wd_trio.servers.lmtp.session import LmtpOptions
 
@@ -216,6 +216,30 @@ async def test_after_the_dot_only_what_the_recipient_is_to_blame_for_is_permanen
     await client.begin("ann@y.example")
     (told,) = await client.say(stuffed(MESSAGE))
     assert told.startswith(begins)
+
+
+async def test_every_recipient_is_counted_by_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def counts() -> list[float]:
+        return [
+            telemetry.REGISTRY.get_sample_value("wildduck_deliveries_total", {"result": result}) or 0.0
+            for result in ("delivered", "refused", "over_quota", "too_big", "failed")
+        ]
+
+    options = LmtpOptions(hostname="store.example", spool_memory_bytes=1000, message_bytes=300_000)
+    before = counts()
+    async with serving(tmp_path, options) as (house, server):
+        await house.user("ann@y.example")
+        await house.user("full@y.example", quota_bytes=5)
+        client = server.connect()
+        await client.begin("ann@y.example", "nobody@y.example", "full@y.example", "ann+two@y.example")
+        told = await client.say(stuffed(MESSAGE), 3)
+        assert [reply[:3] for reply in told] == [b"250", b"552", b"250"]
+        lines = b"MAIL FROM:<s@x.example>\r\nRCPT TO:<ann@y.example>\r\nDATA\r\n"
+        assert (await client.say(lines + b"x" * 400_000 + b"\r\n.\r\n", 4))[3].startswith(b"552")
+        with monkeypatch.context() as patch:
+            patch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+            assert (await client.say(lines + b"x" * 200_000 + b"\r\n.\r\n", 4))[3].startswith(b"451")
+    assert [new - old for old, new in zip(before, counts(), strict=True)] == [2, 1, 1, 1, 1]
 
 
 async def test_no_room_to_spool_is_passing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

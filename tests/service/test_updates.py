@@ -250,20 +250,20 @@ async def test_a_server_that_leaves_ends_all(post: Post) -> None:
         updates.end_all()
         assert await feed.next() is None
         with pytest.raises(Unavailable):
-            updates.require_room(post.user)
-    with updates.feed(post.user) as feed:
-        assert await feed.next() is None
+            updates.feed(post.user)
 
 
 async def test_the_streams_of_a_user_are_bounded(post: Post) -> None:
     updates = post.updates(feeds_of_a_user=1)
-    updates.require_room(post.user)
+    held = updates.feed(post.user)  # its place is taken before it is entered
+    with pytest.raises(Limited):
+        updates.feed(post.user)
+    with held, updates.feed("0" * 24), pytest.raises(Limited):
+        updates.feed(post.user)
     with updates.feed(post.user):
-        with pytest.raises(Limited):
-            updates.require_room(post.user)
-        updates.require_room("0" * 24)
-    updates.require_room(post.user)
+        pass
     assert not post.house.hub._by_user
+    assert not updates._feeds
 
 
 async def test_an_engine_that_fails_loses_nothing(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:

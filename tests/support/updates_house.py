@@ -7,10 +7,8 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
-import hypercorn.config
-import hypercorn.trio
 import trio
 from api_world import ApiWorld, Caller, _healthy, _metrics, open_api_world
 from trio_websocket import ConnectionRejected, WebSocketConnection, wrap_client_stream
@@ -18,6 +16,7 @@ from trio_websocket import ConnectionRejected, WebSocketConnection, wrap_client_
 from wd_trio.api.app import create_app
 from wd_trio.mail.model import SEEN, FlagChange
 from wd_trio.mail.numset import UidSet
+from wd_trio.ops.http import serve_http
 from wd_trio.service.messages import Place
 from wd_trio.service.updates import UpdateOptions, Updates
 
@@ -185,15 +184,11 @@ async def _served(
     app = create_app(ready=_healthy, live=_healthy, metrics=_metrics, services=api)
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
-    config = hypercorn.config.Config()
-    config.bind = [f"fd://{listener.detach()}"]  # hypercorn closes it
-    config.accesslog = None
-    config.graceful_timeout = config.shutdown_timeout = 0.2
     leave = trio.Event()
     ended = trio.Event()
 
     async def serve() -> None:
-        await hypercorn.trio.serve(cast(Any, app), config, shutdown_trigger=leave.wait)
+        await serve_http(app, [listener.detach()], leave=leave.wait, grace_s=0.2, flush_s=SILENCE_S)
         ended.set()
 
     nursery.start_soon(serve)

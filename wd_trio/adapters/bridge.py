@@ -102,6 +102,7 @@ class Gateway:
         self._token = trio.lowlevel.current_trio_token()
         for desk in self._desks.values():
             desk.lane.start()
+            telemetry.gateway_waiting.labels(desk.lane.options.name).set_function(desk.waiting)
         self._watch.start()
         self._is_open = True
         return self
@@ -113,6 +114,7 @@ class Gateway:
         self._is_open = False
         for desk in self._desks.values():
             desk.lane.close()
+            telemetry.gateway_waiting.remove(desk.lane.options.name)
         with trio.CancelScope(shield=True):  # bounded: the joins share one deadline of `close_s`
             await trio.to_thread.run_sync(self._join, limiter=trio.CapacityLimiter(1))
 
@@ -127,8 +129,13 @@ class Gateway:
             raise errors.Unavailable("refused by the gateway", what=desk.lane.options.name)
         await trio.lowlevel.checkpoint_if_cancelled()
         crossing = Crossing(desk.lane, trio.lowlevel.current_task(), call, args, kwargs)
+        tally = telemetry.tally.get()
+        if tally is not None:
+            tally.crossed(desk.lane.options.name)
         desk.lane.put(crossing)
         await trio.lowlevel.wait_task_rescheduled(partial(desk.abort, crossing))
+        if tally is not None and crossing.round_trips:
+            tally.made(crossing.round_trips)
         error = crossing.error
         if error is None:
             value: T = crossing.value
@@ -218,6 +225,9 @@ class _Desk:
             return trio.lowlevel.Abort.FAILED
         crossing.task = None
         return trio.lowlevel.Abort.SUCCEEDED
+
+    def waiting(self) -> float:
+        return float(self.lane.waiting)
 
     def settle(self, crossings: Sequence[Crossing]) -> None:
         """Count a delivery's crossings; one of them stands for all in the histograms, which are not cheap."""

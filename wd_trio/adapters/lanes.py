@@ -25,7 +25,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from wd_trio import errors
+from wd_trio import errors, telemetry
 
 Outcome: TypeAlias = tuple[object, BaseException | None]
 Group: TypeAlias = Callable[[Sequence[Callable[[], object]]], Sequence[Outcome]]
@@ -69,6 +69,7 @@ class Crossing:
         "lane",
         "overdue",
         "queued_at",
+        "round_trips",
         "task",
         "value",
     )
@@ -92,6 +93,8 @@ class Crossing:
         self.begun_at = 0.0
         self.ended_at = 0.0
         self.overdue = False
+        self.round_trips: dict[str, int] = {}
+        """What the call and its share of a group's work made, by engine; complete when it has ended."""
         self.value: Any = None
         self.error: BaseException | None = None
 
@@ -105,6 +108,7 @@ class Crossing:
             return False
         self.begun = True
         self.begun_at = time.monotonic()
+        telemetry.tally_thread(self.round_trips)
         try:
             self.value = self._call(*self._args, **self._kwargs)
         except BaseException as exc:  # whatever it is, it is the caller's to see
@@ -123,7 +127,11 @@ class Crossing:
                 return None
             self.begun = True
             self.begun_at = time.monotonic()
-        return self._call(*self._args, **self._kwargs)
+        shared = telemetry.tally_thread(self.round_trips)
+        try:
+            return self._call(*self._args, **self._kwargs)
+        finally:
+            telemetry.tally_thread(shared)
 
     def end(self, value: object, error: BaseException | None) -> None:
         self.value = value
@@ -245,6 +253,8 @@ class Lane:
         assert group is not None
         self._in_hand = batch
         self.groups += 1
+        shared: dict[str, int] = {}
+        telemetry.tally_thread(shared)
         outcomes: Sequence[Outcome]
         try:
             outcomes = group(batch)
@@ -257,6 +267,7 @@ class Lane:
         self._in_hand = ()
         for crossing, (value, error) in zip(batch, outcomes, strict=False):
             if crossing.begun or crossing.claim():
+                crossing.round_trips = _sum(crossing.round_trips, shared)
                 self._end(crossing, value, error)
 
     def _end(self, crossing: Crossing, value: object, error: BaseException | None) -> None:
@@ -287,6 +298,13 @@ class Lane:
         # Absent when a thread took it meanwhile; that thread sees the claim and lets it be.
         with suppress(ValueError):
             self.queue.remove(crossing)
+
+
+def _sum(own: dict[str, int], shared: dict[str, int]) -> dict[str, int]:
+    """Both together; the result may be `shared` itself, which nobody changes any more."""
+    if not own:
+        return shared
+    return {engine: own.get(engine, 0) + shared.get(engine, 0) for engine in own | shared}
 
 
 def _own_copy(error: BaseException) -> BaseException:

@@ -1,89 +1,147 @@
-"""Requests at the ASGI side: bodies with back-pressure, so that what nobody reads is not received.
+"""Requests and answers at the ASGI side, without what a framework puts around them.
 
-Quart takes a body in as fast as it comes, before anybody knows whether the caller may send it. Here the receiver
-waits while more than `PENDING_BYTES` lie unread, so that a request costs no more memory than that until its handler
-asks for more, and hypercorn stops reading from the socket in turn.
+Routes of our own table are served here: what Quart does for a request costs more than all else that we do for one
+(docs/performance.md). Whatever is not in the table, the probes among it, is Quart's; so are WebSockets.
 
-An answer that is at hand goes out in two messages, head and whole body, which is measurably cheaper than Quart's
-three; streams go out as Quart sends them.
+A body is received only as fast as its handler asks for it, so that what nobody reads is not taken from the socket:
+the server keeps a few pieces at most and then stops reading. When an answer goes out before its request was received
+whole, the rest is dropped meanwhile, else the server would wait for room and never come to the end of either.
+
+An answer at hand is two messages, head and whole body. A stream is sent piece by piece, each when the last one was
+taken, and ends when its client goes. A stream that fails is broken off, so that nobody takes it for whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import Any, Final, cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
 
+import structlog
 import trio
-from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
-from quart.typing import ResponseTypes
-from quart.utils import encode_headers
-from quart.wrappers import Request, Response
-from quart.wrappers.response import DataBody
-from quart_trio.asgi import TrioASGIHTTPConnection
-from quart_trio.wrappers import TrioRequest
-from quart_trio.wrappers.request import TrioBody
+from werkzeug.exceptions import RequestEntityTooLarge
 
-PENDING_BYTES: Final = 256 << 10
+log = structlog.get_logger()
 
+Header: TypeAlias = tuple[bytes, bytes]
+Receive: TypeAlias = Callable[[], Awaitable[Any]]
+Send: TypeAlias = Callable[[Any], Awaitable[None]]
 
-class BoundedBody(TrioBody):
-    """A body that says when there is room for more of it."""
-
-    def __init__(self, expected_content_length: int | None, max_content_length: int | None) -> None:
-        super().__init__(expected_content_length, max_content_length)
-        self._room = trio.Event()
-        self._wanted_whole = False
-
-    async def __anext__(self) -> bytes:
-        data = await super().__anext__()
-        self._room.set()
-        return data
-
-    def __await__(self) -> Generator[Any, None, Any]:
-        self._wanted_whole = True
-        self._room.set()
-        return super().__await__()
-
-    async def wait_room(self) -> None:
-        """Wait until less than PENDING_BYTES are unread, or all of it is wanted."""
-        while len(self._data) >= PENDING_BYTES and not self._wanted_whole:
-            self._room = trio.Event()
-            await self._room.wait()
+JSON_TYPE: Final = "application/json"
+NO_STORE: Final[Header] = (b"cache-control", b"no-store")
+_NO_BODY: Final = ("GET", "HEAD")
+_OF_BODIES: Final = (b"content-length", b"transfer-encoding")
 
 
-class BoundedRequest(TrioRequest):
-    body_class = BoundedBody
+class ClientGone(Exception):
+    """The client went before its request was whole: there is nobody to answer."""
 
 
-class BoundedConnection(TrioASGIHTTPConnection):
-    """One request: its receiver follows the pace of its handler."""
+class Incoming:
+    """One request, or the handshake of a WebSocket. `ip` is the address of the connection's other end, "" for a Unix
+    socket's."""
 
-    async def handle_messages(  # type: ignore[override]  # quart-trio passes its nursery first, its base does not
-        self, nursery: trio.Nursery, request: Request, receive: ASGIReceiveCallable
-    ) -> None:
-        body = cast(BoundedBody, request.body)
-        while True:
-            message = await receive()
-            if message["type"] == "http.request":
-                body.append(message.get("body", b""))
-                if not message.get("more_body", False):
-                    body.set_complete()
-                await body.wait_room()
-            elif message["type"] == "http.disconnect":
-                break
+    __slots__ = ("_headers", "_receive", "_received_bytes", "ip", "method", "query", "whole")
+
+    def __init__(self, scope: Any, receive: Receive) -> None:
+        self._headers: Sequence[Header] = scope["headers"]
+        self._receive = receive
+        self._received_bytes = 0
+        self.method: str = scope.get("method", "GET")
+        self.query: bytes = scope["query_string"]
+        client = scope.get("client")
+        self.ip: str = client[0] if client else ""
+        self.whole = self.method in _NO_BODY and not any(name in _OF_BODIES for name, _ in self._headers)
+
+    def header(self, name: bytes) -> str:
+        """The first header of that lower-case name; "" when there is none."""
+        for each, value in self._headers:
+            if each == name:
+                return value.decode("latin-1")
+        return ""
+
+    @property
+    def media(self) -> str:
+        """The content type of the body in lower case, without parameters."""
+        return self.header(b"content-type").partition(";")[0].strip().lower()
+
+    async def chunk(self, most: int) -> bytes | None:
+        """The next piece of the body, None at its end. RequestEntityTooLarge when it has, or announces, more than
+        `most` bytes; ClientGone."""
+        if not self._received_bytes:
+            announced = self.header(b"content-length")
+            if announced.isdecimal() and int(announced) > most:
+                raise RequestEntityTooLarge
+        while not self.whole:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            self.whole = not message.get("more_body", False)
+            piece: bytes = message.get("body", b"")
+            self._received_bytes += len(piece)
+            if self._received_bytes > most:
+                raise RequestEntityTooLarge
+            if piece:
+                return piece
+        return None
+
+    async def wait_gone(self) -> None:
+        """Drop what comes until the client goes."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer: bytes, or a stream of them that needs no closing. `held` is entered while a stream is sent."""
+
+    body: bytes | AsyncIterator[bytes]
+    status: int = 200
+    media: str = JSON_TYPE
+    headers: tuple[Header, ...] = (NO_STORE,)
+    held: AbstractContextManager[object] = field(default_factory=nullcontext)
+
+
+async def send_reply(reply: Reply, incoming: Incoming, send: Send) -> None:
+    """Send an answer whole, or until its client goes."""
+    body = reply.body
+    headers = [(b"content-type", reply.media.encode("latin-1")), *reply.headers]
+    head = {"type": "http.response.start", "status": reply.status, "headers": headers}
+    if isinstance(body, bytes):
+        headers.append((b"content-length", b"%d" % len(body)))
+        last = {"type": "http.response.body", "body": body, "more_body": False}
+        if incoming.whole:
+            await send(head)
+            await send(last)
+            return
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_cancel_when_gone, incoming, nursery.cancel_scope)
+        if isinstance(body, bytes):
+            await send(head)
+            await send(last)
+        else:
+            await _send_stream(head, reply, body if incoming.method != "HEAD" else _nothing(), send)
         nursery.cancel_scope.cancel()
 
-    async def _send_response(self, send: ASGISendCallable, response: ResponseTypes) -> None:
-        if not (isinstance(response, Response) and isinstance(response.response, DataBody)):
-            await super()._send_response(send, response)
+
+async def _send_stream(head: Any, reply: Reply, pieces: AsyncIterator[bytes], send: Send) -> None:
+    with reply.held:
+        await send(head)
+        try:
+            async for piece in pieces:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        except Exception:
+            log.exception("a stream broke off", media=reply.media)
             return
-        head = {
-            "type": "http.response.start",
-            "status": response.status_code,
-            "headers": encode_headers(response.headers),
-        }
-        body = response.response
-        await send(cast(Any, head))
-        await send(
-            {"type": "http.response.body", "body": body.data[body.begin : body.end], "more_body": False}
-        )
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    return
+    yield b""
+
+
+async def _cancel_when_gone(incoming: Incoming, scope: trio.CancelScope) -> None:
+    await incoming.wait_gone()
+    scope.cancel()

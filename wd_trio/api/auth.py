@@ -13,9 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from werkzeug.datastructures import Headers
-
-from wd_trio.api.errors import BadToken, NotPermitted
+from wd_trio.api.asgi import Incoming
+from wd_trio.api.errors import BadToken, NotPermitted, TooOften
 from wd_trio.api.services import ApiServices
 from wd_trio.errors import Denied
 from wd_trio.secret import Secret
@@ -34,31 +33,48 @@ _BEARER: Final = "bearer "
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """`user_id` is None for root; `token` None for the configured one and where access control is off; `ip` the
-    address of the connection's other end, "" for a Unix socket's."""
+    """`user_id` is None for root; `token` None for the configured one and where access control is off. `secret` is
+    what was sent as a token; `sent` the request itself."""
 
     role: str
     user_id: str | None
     token: Token | None
-    ip: str
+    secret: Secret
+    sent: Incoming
 
 
-async def authenticate(services: ApiServices, headers: Headers, query_token: str, ip: str) -> Caller:
-    """Who calls. BadToken; Unavailable."""
-    text = _sent_token(headers) or query_token
+async def authenticate(services: ApiServices, incoming: Incoming, query_token: str) -> Caller:
+    """Who calls. BadToken; TooOften; Unavailable."""
+    secret = Secret(_sent_token(incoming) or query_token)
     options = services.options
-    if not text:
+    if not secret:
         if options.access_control:
             raise BadToken("no token")
-        return Caller(ROOT_ROLE, None, None, ip)
-    secret = Secret(text)
-    if options.access_token and secret == options.access_token:
-        return Caller(ROOT_ROLE, None, None, ip)
+        return Caller(ROOT_ROLE, None, None, secret, incoming)
+    token: Token | None = None
+    if not options.access_token or secret != options.access_token:
+        token = await _verified(services, secret)
+    role, user_id = (ROOT_ROLE, None) if token is None else (token.role, token.user_id)
+    per_s = options.requests_per_s if role == USER_ROLE else options.root_requests_per_s
+    if per_s:
+        key = "" if token is None else token.id
+        wait_s = services.buckets.take(key, per_s=per_s, burst_s=options.burst_s)
+        if wait_s:
+            raise TooOften(wait_s)
+    return Caller(role, user_id, token, secret, incoming)
+
+
+async def verify_again(services: ApiServices, caller: Caller) -> None:
+    """BadToken when a token that was verified once is no longer valid; Unavailable."""
+    if caller.token is not None:
+        await _verified(services, caller.secret)
+
+
+async def _verified(services: ApiServices, secret: Secret) -> Token:
     try:
-        token = await services.tokens.verify(secret)
+        return await services.tokens.verify(secret)
     except Denied as error:
         raise BadToken(str(error)) from error
-    return Caller(token.role, token.user_id, token, ip)
 
 
 def permitted(caller: Caller, access: frozenset[str], path_user: str | None) -> str | None:
@@ -72,8 +88,8 @@ def permitted(caller: Caller, access: frozenset[str], path_user: str | None) -> 
     return caller.user_id
 
 
-def _sent_token(headers: Headers) -> str:
-    authorization = headers.get("Authorization", "")
+def _sent_token(incoming: Incoming) -> str:
+    authorization = incoming.header(b"authorization")
     if authorization[: len(_BEARER)].lower() == _BEARER:
         return authorization[len(_BEARER) :].strip()
-    return headers.get("X-Access-Token", "").strip()
+    return incoming.header(b"x-access-token").strip()

@@ -16,7 +16,7 @@ _OPENING: Final = """\
 # The HTTP API
 
 Generated from the schemas by `python -m wd_trio.api.docs`; a test compares. The same, for programs: `GET
-/openapi.json`.
+/openapi.json`; for browsers, with a search: `GET /docs?accessToken=…`.
 
 The calls, shapes and codes are WildDuck's. Parameters come in the path, the query or a JSON body (`Content-Type:
 application/json`), merged; ids are 24 hex digits; times are ISO 8601 in UTC. Only what is listed here is understood:
@@ -28,8 +28,11 @@ Every answer that is not 2xx has this shape. Everything but `/health`, `/health/
 `Authorization: Bearer …`, `X-Access-Token: …` or `?accessToken=…`, else 403 `InvalidToken`. Root's token is
 `[api] access_token` of the configuration, or the one that `wd-trio serve --demo` prints; a user's comes from `POST
 /authenticate` with `"token": true`, reaches that user only (`me` is short for its id), and ends after 14 days without
-use, after 180 days, or with a new password. Limit, next, previous and page turn the pages of lists; a cursor that
-leads nowhere is `false`.
+use, after 180 days, or with a new password. A user's token may make `[api] requests_per_s` calls a second in each
+worker (50; ten seconds' worth at once), one of root's `root_requests_per_s` (0: any number); beyond, 429
+`RateLimitedError` with `Retry-After`. Pages of other origins may call when `[api] cors_origins` lists theirs.
+
+`limit`, `next`, `previous` and `page` turn the pages of lists; a cursor that leads nowhere is `false`.
 """
 
 

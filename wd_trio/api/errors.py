@@ -8,6 +8,7 @@ so that a caller's complaint can be found in the log.
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Mapping
 from typing import Final
@@ -15,15 +16,14 @@ from typing import Final
 import msgspec
 import structlog
 import trio
-from quart import Response
 from werkzeug.exceptions import HTTPException
 
 from wd_trio import errors
+from wd_trio.api.asgi import NO_STORE, Header, Reply
 from wd_trio.api.schema import Faults
 
 log = structlog.get_logger()
 
-JSON_TYPE: Final = "application/json"
 RETRY_AFTER_S: Final = 60
 _UNSAID: Final = "*"
 
@@ -34,6 +34,14 @@ class BadToken(errors.Denied):
 
 class NotPermitted(errors.Denied):
     """A valid token that may not do this."""
+
+
+class TooOften(errors.Limited):
+    """A token that calls more often than it may; how long to wait."""
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__("more calls than this token may make", what="token")
+        self.retry_after_s = retry_after_s
 
 
 class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -88,7 +96,7 @@ _UNEXPECTED: Final = (500, "InternalDatabaseError", "Internal error")
 _ENCODER: Final = msgspec.json.Encoder()
 
 
-def answer(error: Exception) -> Response:
+def answer(error: Exception) -> Reply:
     """The answer to an error, logged where it is ours."""
     error = _single(error)
     if isinstance(error, HTTPException):
@@ -99,27 +107,34 @@ def answer(error: Exception) -> Response:
             status, code, text = by_what.get(what) or by_what[_UNSAID]
             if status == 503:
                 log.warning("request not served", error=str(error), what=what)
-            response = failure(status, code, text, _details(error))
-            if status == 429:
-                response.headers["Retry-After"] = str(RETRY_AFTER_S)
-            return response
+            return failure(status, code, text, _details(error), _retry_after(error) if status == 429 else ())
     request_id = secrets.token_hex(8)
     log.error("request failed", request=request_id, exc_info=error)
     return failure(*_UNEXPECTED, {"request": request_id})
 
 
-def http_answer(error: HTTPException) -> Response:
+def http_answer(error: HTTPException) -> Reply:
     """The answer to what HTTP itself knows: no such path, no such method, too large, too slow."""
-    response = failure(error.code or 500, error.name.replace(" ", "").replace("'", ""), error.name)
-    for name, value in error.get_headers():
-        if name == "Allow":
-            response.headers[name] = value
-    return response
+    allowed = tuple(
+        (b"allow", value.encode("latin-1")) for name, value in error.get_headers() if name == "Allow"
+    )
+    name = error.name.replace(" ", "").replace("'", "")
+    return failure(error.code or 500, name, error.name, headers=allowed)
 
 
-def failure(status: int, code: str, text: str, details: dict[str, str] | None = None) -> Response:
-    body = _ENCODER.encode(Failure(text, code, details))
-    return Response(body, status, {"Cache-Control": "no-store"}, content_type=JSON_TYPE)
+def failure(
+    status: int,
+    code: str,
+    text: str,
+    details: dict[str, str] | None = None,
+    headers: tuple[Header, ...] = (),
+) -> Reply:
+    return Reply(_ENCODER.encode(Failure(text, code, details)), status, headers=(NO_STORE, *headers))
+
+
+def _retry_after(error: Exception) -> tuple[Header, ...]:
+    seconds = math.ceil(error.retry_after_s) if isinstance(error, TooOften) else RETRY_AFTER_S
+    return ((b"retry-after", b"%d" % max(1, seconds)),)
 
 
 def _details(error: Exception) -> dict[str, str] | None:

@@ -1,14 +1,14 @@
-"""Routes: declared once, beside their handlers, and turned into views of the app with all that surrounds a handler.
+"""Routes: declared once, beside their handlers, and turned into endpoints with all that surrounds a handler.
 
 For each request: who calls, may they, the body under its cap, validation, the handler under its deadline, the answer,
 the time it took. Everything that can be known of a route is found out when the app is made: the reader of its
-request, its label, its converters; a request pays for none of it. Errors are turned into answers here, since what
-Quart does with groups of them loses some.
+request, its label, its metrics; a request pays for none of it. Errors are turned into answers here, since what Quart
+does with groups of them loses some.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias, TypeVar, cast
 from urllib.parse import parse_qsl
@@ -17,12 +17,11 @@ import msgspec
 import structlog
 import trio
 from quart import Response, websocket
-from quart import request as current_request
-from quart_trio import QuartTrio
-from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, RequestTimeout, UnsupportedMediaType
+from werkzeug.exceptions import BadRequest, RequestTimeout, UnsupportedMediaType
 
 from wd_trio import telemetry
 from wd_trio.api import errors
+from wd_trio.api.asgi import JSON_TYPE, ClientGone, Incoming, Reply, Send, send_reply
 from wd_trio.api.auth import OWN, TOKEN_KEY, Caller, authenticate, permitted
 from wd_trio.api.schema import Answer, Faults, Reader, Request
 from wd_trio.api.services import ApiServices
@@ -41,7 +40,7 @@ H = TypeVar("H", bound=Handler)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
     """One declared route. `path` has its parameters in braces. `response` is None where the handler gives a whole
-    quart Response of type `media`; `raw` names the content types whose body is left to the handler (`body_chunks`);
+    Reply of type `media`; `raw` names the content types whose body is left to the handler (`Incoming.chunk`);
     `body_bytes` bounds any other body, None: as the options say. Without `deadline` the handler sees to its own."""
 
     method: str
@@ -82,7 +81,7 @@ class Routes:
         deadline: bool = True,
     ) -> Callable[[H], H]:
         """Declare `async def handler(request, caller, services)`, which returns a `response` or, where that is None,
-        a quart Response."""
+        a Reply."""
 
         def declare(handler: H) -> H:
             self.all.append(
@@ -113,103 +112,90 @@ class Routes:
             "WEBSOCKET", path, request=request, response=None, access=access, media="", deadline=False
         )
 
-    def install(self, app: QuartTrio, services: ApiServices) -> None:
-        """Make views of all routes."""
-        for number, route in enumerate(self.all):
-            rule = route.path.replace("{", "<").replace("}", ">")
-            endpoint = f"{self.tag}.{number}"
-            if route.is_websocket:
-                app.add_websocket(rule, endpoint, _websocket_view(route, services))
-            else:
-                app.add_url_rule(rule, endpoint, _view(route, services), methods=[route.method])
 
+class Endpoint:
+    """A route over services: serves its requests."""
 
-def body_chunks(most: int) -> AsyncIterator[bytes]:
-    """The body of the current request as it comes, and no faster than it is read; 413 beyond `most` bytes."""
-    announced = current_request.content_length
-    if announced is not None and announced > most:
-        raise RequestEntityTooLarge
-    return _chunks(most)
+    def __init__(self, route: Route, services: ApiServices) -> None:
+        self._route = route
+        self._services = services
+        self._reader = Reader(route.request)
+        self._label = f"{route.method} {route.path}"
+        self._seconds = telemetry.request_seconds.labels(PROTOCOL, self._label)
+        self._body_bytes = route.body_bytes or services.options.body_bytes
+        self._deadline_s = services.options.request_s if route.deadline else float("inf")
 
+    async def serve(self, incoming: Incoming, path: dict[str, Any], send: Send) -> None:
+        """Answer one request; nobody, when its client has gone."""
+        begun = trio.current_time()
+        tally = telemetry.open_tally(PROTOCOL)
+        try:
+            reply = await _answered(self._reply(incoming, path))
+            self._seconds.observe(trio.current_time() - begun)
+            await send_reply(reply, incoming, send)
+        except ClientGone:
+            return
+        finally:
+            tally.count(self._label)
 
-async def _chunks(most: int) -> AsyncIterator[bytes]:
-    size = 0
-    async for chunk in current_request.body:
-        size += len(chunk)
-        if size > most:
-            raise RequestEntityTooLarge
-        yield chunk
+    async def serve_websocket(self, path: dict[str, Any]) -> Response | None:
+        """Serve Quart's current WebSocket; an answer instead when it is refused."""
+        incoming = Incoming(websocket.scope, websocket.receive)
+        tally = telemetry.open_tally(PROTOCOL)
+        try:
+            reply = await _answered(self._handshaken(incoming, path))
+        finally:
+            tally.count(self._label)
+        return None if reply is None else quart_response(reply)
 
-
-def _view(route: Route, services: ApiServices) -> Callable[..., Awaitable[Response]]:
-    reader = Reader(route.request)
-    seconds = telemetry.request_seconds.labels(PROTOCOL, f"{route.method} {route.path}")
-    options = services.options
-    body_bytes = route.body_bytes or options.body_bytes
-
-    async def serve(path: dict[str, Any]) -> Response:
-        request = current_request
-        query, token = _query(request.query_string)
-        client = request.scope.get("client")
-        caller = await authenticate(services, request.headers, token, client[0] if client else "")
-        if "user" in path:
-            path["user"] = permitted(caller, route.access, path["user"])
-        else:
-            permitted(caller, route.access, None)
+    async def _reply(self, incoming: Incoming, path: dict[str, Any]) -> Reply:
+        query, token = _query(incoming.query)
+        caller = await self._caller(incoming, token, path)
         given: dict[str, Any] = {}
-        if route.method != "GET" and not (route.raw and request.mimetype in route.raw):
-            with trio.move_on_after(options.body_s) as slow:
-                given = await _body(body_bytes)
+        if self._route.method != "GET" and incoming.media not in self._route.raw:
+            with trio.move_on_after(self._services.options.body_s) as slow:
+                given = await _body(incoming, self._body_bytes)
             if slow.cancelled_caught:
                 raise RequestTimeout
         given.update(query)
         given.update(path)
-        asked = reader.read(given)
-        with trio.fail_after(options.request_s if route.deadline else float("inf")):
-            answer = await route.handler(asked, caller, services)
-        if isinstance(answer, Response):
-            return answer
-        return Response(_ENCODER.encode(answer), 200, _NO_STORE, content_type=errors.JSON_TYPE)
+        asked = self._reader.read(given)
+        with trio.fail_after(self._deadline_s):
+            answer = await self._route.handler(asked, caller, self._services)
+        return answer if isinstance(answer, Reply) else Reply(_ENCODER.encode(answer))
 
-    async def view(**path: str) -> Response:
-        begun = trio.current_time()
-        try:
-            return await _answered(serve, path)
-        finally:
-            seconds.observe(trio.current_time() - begun)
-
-    return view
-
-
-def _websocket_view(route: Route, services: ApiServices) -> Callable[..., Awaitable[Response | None]]:
-    reader = Reader(route.request)
-
-    async def serve(path: dict[str, Any]) -> Response | None:
-        query, token = _query(websocket.query_string)
-        client = websocket.scope.get("client")
-        caller = await authenticate(services, websocket.headers, token, client[0] if client else "")
+    async def _handshaken(self, incoming: Incoming, path: dict[str, Any]) -> None:
+        query, token = _query(incoming.query)
+        caller = await self._caller(incoming, token, path)
         query.update(path)
+        await self._route.handler(self._reader.read(query), caller, self._services)
+
+    async def _caller(self, incoming: Incoming, token: str, path: dict[str, Any]) -> Caller:
+        """Who calls, and may do this; `me` in the path becomes an id."""
+        caller = await authenticate(self._services, incoming, token)
         if "user" in path:
-            query["user"] = permitted(caller, route.access, path["user"])
+            path["user"] = permitted(caller, self._route.access, path["user"])
         else:
-            permitted(caller, route.access, None)
-        await route.handler(reader.read(query), caller, services)
-        return None
+            permitted(caller, self._route.access, None)
+        return caller
 
-    async def view(**path: str) -> Response | None:
-        return await _answered(serve, path)
 
-    return view
+def quart_response(reply: Reply) -> Response:
+    """An answer at hand as Quart's."""
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in reply.headers}
+    return Response(cast(bytes, reply.body), reply.status, headers, content_type=reply.media)
 
 
 T = TypeVar("T")
 
 
-async def _answered(serve: Callable[[dict[str, Any]], Awaitable[T]], path: dict[str, Any]) -> T | Response:
-    """What `serve` answers, or the answer to what it raises. A group in which somebody was cancelled goes on: there
+async def _answered(serving: Coroutine[Any, Any, T]) -> T | Reply:
+    """What `serving` answers, or the answer to what it raises. A group in which somebody was cancelled goes on: there
     is nobody to answer any more, but what else is in it shall not be lost."""
     try:
-        return await serve(path)
+        return await serving
+    except ClientGone:
+        raise
     except Exception as error:
         return errors.answer(error)
     except BaseExceptionGroup as group:
@@ -242,20 +228,19 @@ def _query(raw: bytes) -> tuple[dict[str, Any], str]:
     return query, token if isinstance(token, str) else ""
 
 
-async def _body(most: int) -> dict[str, Any]:
-    """The JSON object in the current request's body, none where there is no body."""
-    content = b"".join([chunk async for chunk in body_chunks(most)])
-    if not content:
+async def _body(incoming: Incoming, most: int) -> dict[str, Any]:
+    """The JSON object in the body of a request, empty where there is no body."""
+    pieces: list[bytes] = []
+    while (piece := await incoming.chunk(most)) is not None:
+        pieces.append(piece)
+    if not pieces:
         return {}
-    if current_request.mimetype != errors.JSON_TYPE:
+    if incoming.media != JSON_TYPE:
         raise UnsupportedMediaType
     try:
-        given = _JSON.decode(content)
+        given = _JSON.decode(b"".join(pieces))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest("no JSON") from error
     if not isinstance(given, dict):
         raise Faults({"body": "is not a JSON object"})
     return cast(dict[str, Any], given)
-
-
-_NO_STORE: Final = {"Cache-Control": "no-store"}

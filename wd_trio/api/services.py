@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from wd_trio.api.limits import Buckets
 from wd_trio.secret import Secret
 from wd_trio.service.auth import Auth
 from wd_trio.service.changes import ChangeHub
@@ -21,7 +22,9 @@ from wd_trio.service.users import Users
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiOptions:
     """`access_token` is root's, "" for none; without `access_control` every call is root's. `body_bytes` bounds the
-    JSON of a request, `message_bytes` an uploaded message."""
+    JSON of a request, `message_bytes` an uploaded message. A user's token may call `requests_per_s` times a second in
+    each worker, one of root's `root_requests_per_s` times, 0 for any number; `burst_s` seconds' worth of it at once.
+    Pages of `cors_origins` may read answers."""
 
     access_token: Secret = field(default_factory=lambda: Secret(""))
     access_control: bool = True
@@ -29,6 +32,10 @@ class ApiOptions:
     message_bytes: int = 64 << 20
     request_s: float = 6.0
     body_s: float = 30.0
+    requests_per_s: float = 50.0
+    root_requests_per_s: float = 0.0
+    burst_s: float = 10.0
+    cors_origins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,3 +52,4 @@ class ApiServices:
     updates: Updates
     hub: ChangeHub
     options: ApiOptions = field(default_factory=ApiOptions)
+    buckets: Buckets = field(default_factory=Buckets)

@@ -4,6 +4,9 @@ A key becomes one function of a row and of its texts (mail/searchtext.py). Witho
 three-valued: None says that it hangs on them. So a store can decide most rows by their narrow columns, or in its
 own query language, and reads text only where nothing else decides. Within And and Or the cheap keys come first (row,
 then header, then body), and the first that decides ends it; a body is read once for all needles of the key.
+
+Most messages have plain headers, and most of them do not match: `plain_word` (for a query language) and
+`Matcher.may_match` tell what a match would need in the header as it stands, before anything is unfolded or decoded.
 """
 
 from __future__ import annotations
@@ -32,10 +35,12 @@ from wd_trio.mail.search import (
     Text,
     Uids,
 )
-from wd_trio.mail.searchtext import ReadBlob, RowText
+from wd_trio.mail.searchtext import WITH_PARAMETERS, ReadBlob, RowText, is_plain
 from wd_trio.mail.textfind import fold
 
 Test: TypeAlias = Callable[[MessageRow, RowText | None], bool | None]
+Probe: TypeAlias = Callable[[bytes], bool]
+"""Whether a message whose header is plain may match, by its header in lower case."""
 
 MAX_NEEDLES: Final = 100  # different texts of one key: each costs a walk through every body
 
@@ -48,6 +53,7 @@ _BODY_COLUMNS: Final = Columns.PARTS | Columns.ROPE
 class _Step(NamedTuple):
     cost: int
     test: Test
+    probe: Probe | None = None
 
 
 class Matcher:
@@ -57,19 +63,23 @@ class Matcher:
     tree's. Invalid (what="search") for more than `MAX_NEEDLES` texts, ValueError for a key that still holds Numbers.
     """
 
-    __slots__ = ("_needles", "_test", "columns", "keys")
+    __slots__ = ("_needles", "_probe", "_test", "columns", "keys")
 
     def __init__(self, key: SearchKey, *, now: int) -> None:
         self.columns = Columns.NONE
         self.keys = 0
         self._needles: set[str] = set()
-        self._test = self._step(key, now).test
+        _, self._test, self._probe = self._step(key, now)
         if len(self._needles) > MAX_NEEDLES:
             raise Invalid(f"more than {MAX_NEEDLES} texts to look for", what="search")
 
     def row(self, row: MessageRow) -> bool | None:
         """The answer by uid, flags, dates and size alone; None when it depends on text."""
         return self._test(row, None)
+
+    def may_match(self, header: bytes) -> bool:
+        """Whether a message with this header block can match at all; cheap, and True where it cannot say."""
+        return self._probe is None or self._probe(header.lower()) or not has_plain_header(header)
 
     def matches(self, row: MessageRow, read: ReadBlob) -> bool:
         """The answer; `read` gives the ranges of blobs that the row's rope refers to."""
@@ -96,7 +106,8 @@ class Matcher:
                 field, needle = name.strip().lower().encode("utf-8", "replace"), fold(text)
                 if not field or b":" in field or b"\n" in field:
                     return _always(False)
-                return _on_text(_HEADER, lambda texts: texts.in_header(field, needle))
+                step = _on_text(_HEADER, lambda texts: texts.in_header(field, needle))
+                return step._replace(probe=_probe(plain_word(key)))
             case SentDate(first=first, last=last):
                 self.columns |= Columns.HEADER
                 return _on_text(_HEADER, lambda texts: _between(texts.sent_day(), first, last))
@@ -109,6 +120,20 @@ class Matcher:
             return _on_text(_BODY, lambda texts: texts.in_body(needle))
         self.columns |= Columns.HEADER
         return _on_text(_BODY, lambda texts: texts.in_text(needle))
+
+
+def plain_word(key: Header) -> str | None:
+    """What the header block must hold somewhere, in any case of its letters, for the key to match a message whose
+    header `has_plain_header`: folding may stand within the blanks of a text, nowhere else. None where that says
+    nothing. "" never comes."""
+    if key.name.strip().lower().encode("utf-8", "replace") in WITH_PARAMETERS or not key.text.isascii():
+        return None  # parameters have an encoding of their own, and what is not ASCII may fold to what is
+    return max(fold(key.text).split(), key=len, default=None)
+
+
+def has_plain_header(header: bytes) -> bool:
+    """Whether nothing in a header block is encoded in any way."""
+    return is_plain(header) and b"\0" not in header
 
 
 def within(key: Age, now: int) -> InternalDate:
@@ -124,6 +149,13 @@ def _always(answer: bool) -> _Step:
 
 def _on_text(cost: int, answer: Callable[[RowText], bool]) -> _Step:
     return _Step(cost, lambda _, texts: None if texts is None else answer(texts))
+
+
+def _probe(word: str | None) -> Probe | None:
+    if word is None:
+        return None
+    sought = word.encode("ascii")
+    return lambda header: sought in header
 
 
 def _between(number: int | None, first: int | None, last: int | None) -> bool:
@@ -146,7 +178,11 @@ def _combined(steps: Sequence[_Step], *, ends: bool) -> _Step:
                 outcome = None
         return outcome
 
-    return _Step(ordered[-1].cost if ordered else _ROW, test)
+    probes = [step.probe for step in ordered if step.probe is not None]
+    if not probes or (ends and len(probes) < len(ordered)):
+        return _Step(ordered[-1].cost if ordered else _ROW, test)
+    meet = any if ends else all
+    return _Step(ordered[-1].cost, test, lambda header: meet(probe(header) for probe in probes))
 
 
 def _negated(step: _Step) -> _Step:

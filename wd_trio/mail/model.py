@@ -231,7 +231,7 @@ class FlagsStored:
 
     previous_modseq: int
     modseq: int
-    rows: tuple[FlagRow, ...]
+    rows: Sequence[FlagRow]
     failed: UidSet
     missing: UidSet
 

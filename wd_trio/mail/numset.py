@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Final
 
 MAX_UID: Final = 0xFFFFFFFF
@@ -71,8 +71,7 @@ class UidSet:
         return self._len > 0
 
     def __iter__(self) -> Iterator[int]:
-        for first, last in zip(self._lo, self._hi, strict=True):
-            yield from range(first, last + 1)
+        return chain.from_iterable(map(range, self._lo, [last + 1 for last in self._hi]))
 
     def __contains__(self, uid: object) -> bool:
         return isinstance(uid, int) and self.index(uid) >= 0

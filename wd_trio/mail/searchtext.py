@@ -32,7 +32,7 @@ MAX_TEXT_BYTES: Final = 16 << 20
 ReadBlob: TypeAlias = Callable[[bytes, int, int], bytes]
 """Gives the bytes start … stop - 1 of a blob by its digest; asked for at most `CHUNK_BYTES` at a time."""
 
-_WITH_PARAMETERS: Final = (b"content-type", b"content-disposition")
+WITH_PARAMETERS: Final = (b"content-type", b"content-disposition")
 _MAX_DATE_BYTES: Final = 200
 _MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _DAY_FIRST: Final = re.compile(
@@ -71,7 +71,7 @@ class RowText:
 
     def _value_has(self, name: bytes, start: int, stop: int, needle: str) -> bool:
         plain = self._lower[start:stop].strip(b" \t\r")
-        if _is_plain(plain) and not (name in _WITH_PARAMETERS and b"*" in plain):
+        if is_plain(plain) and not (name in WITH_PARAMETERS and b"*" in plain):
             return needle.isascii() and needle.encode("ascii") in plain
         return needle in fold(_value_text(name, self._lines[start:stop].strip(b" \t\r")))
 
@@ -223,8 +223,10 @@ def _transfer(encoding: str) -> transfer.Feed:
 # -- header text
 
 
-def _is_plain(text: bytes) -> bool:
-    return text.isascii() and b"=?" not in text
+def is_plain(text: bytes) -> bool:
+    """Whether nothing in a header needs decoding, RFC 2231 parameters apart."""
+    # One octet is looked for many times faster than two, and most headers have no question mark.
+    return text.isascii() and (b"?" not in text or b"=?" not in text)
 
 
 def _unfolded(block: bytes) -> bytes:
@@ -236,7 +238,7 @@ def _unfolded(block: bytes) -> bytes:
 def block_text(block: bytes) -> str:
     """A header block as text: one line for each field, values decoded, RFC 2231 parameters once more decoded."""
     lines = _unfolded(block)
-    if _is_plain(lines) and b"*" not in lines:
+    if is_plain(lines) and b"*" not in lines:
         return lines.decode("ascii")
     return "\n".join([_line_text(line) for line in lines.split(b"\n")])
 
@@ -245,12 +247,12 @@ def _line_text(line: bytes) -> str:
     if b"*" in line and line[: len(b"content-")].lower() == b"content-":
         name, colon, value = line.partition(b":")
         return (name + colon).decode("ascii", "replace") + _value_text(name.strip().lower(), value)
-    return line.decode("ascii") if _is_plain(line) else headers.decode(line)
+    return line.decode("ascii") if is_plain(line) else headers.decode(line)
 
 
 def _value_text(name: bytes, value: bytes) -> str:
     text = headers.decode(value)
-    if name not in _WITH_PARAMETERS or b"*" not in value:
+    if name not in WITH_PARAMETERS or b"*" not in value:
         return text
     found = params.parse(value.partition(b";")[2])
     decoded = [params.text(found, key[:-1]) for key, _ in found if key.endswith(b"*")]

@@ -135,17 +135,17 @@ async def open_services(
     Invalid when the engine cannot be this version's; Unavailable when it cannot be opened now.
     """
     async with AsyncExitStack() as stack:
-        engine = await stack.enter_async_context(_open_engine(config, hub))
+        engine = await stack.enter_async_context(_open_engine(config, hub, worker))
         gateway = await stack.enter_async_context(Gateway([*engine.lanes, *_lanes(config)]))
         log.debug("services open", server=server, worker=worker)
         yield _compose(config, gateway, engine, server=server, owner=worker)
 
 
-def _open_engine(config: Config, hub: socket.socket | None) -> AbstractAsyncContextManager[Engine]:
+def _open_engine(config: Config, hub: socket.socket | None, owner: str) -> AbstractAsyncContextManager[Engine]:
     if is_cluster(config.store.url):
         from wd_trio.ops import cluster  # noqa: PLC0415  # its drivers' 20 MB a process are for those who use them
 
-        return cluster.open_cluster(config.store.url, config.redis.url, hub=hub)
+        return cluster.open_cluster(config.store.url, config.redis.url, owner=owner)
     return embedded.open_embedded(config.store.url, hub=hub)
 
 
@@ -296,6 +296,9 @@ def api_services(services: Services, config: Config) -> ApiServices:
             access_token=config.api.access_token,
             access_control=config.api.access_control,
             message_bytes=config.limits.message_bytes,
+            cors_origins=config.api.cors_origins,
+            requests_per_s=config.api.requests_per_s,
+            root_requests_per_s=config.api.root_requests_per_s,
         ),
     )
 

@@ -22,7 +22,7 @@ from typing import Final
 import structlog
 import trio
 
-from wd_trio.ops import messages
+from wd_trio.ops import messages, metrics
 from wd_trio.ops.door import Arrival, Door
 from wd_trio.ops.handoff import BATCH_DESCRIPTORS, Channel, ChannelOver, channel_pair
 from wd_trio.ops.hub import Hub
@@ -31,7 +31,7 @@ log = structlog.get_logger()
 
 WORKER_COMMAND: Final = (sys.executable, "-m", "wd_trio.ops.worker")
 CONFIG_VARIABLES: Final = "WD_TRIO_"
-SAMPLE_S: Final = 1.0
+ANSWER_SAMPLES_S: Final = 1.0
 LAST_WORDS_S: Final = 1.0
 REAP_S: Final = 5.0
 TEXT_PIECE_CHARS: Final = 30_000
@@ -44,6 +44,9 @@ class ChildOptions:
     silence_s: float = 15.0
     """A worker that says nothing for so long is killed; until it is ready it gets `start_silence_s`."""
     start_silence_s: float = 60.0
+    sample_s: float = 15.0
+    """A worker is asked for its samples at every scrape, and so often without one: what it counted after it last told
+    dies with it when it is killed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +72,8 @@ class Child:
         self.returncode: int | None = None
         self.was_ready = False
         self.failure = ""
+        self.hung = False
+        """Killed for its silence."""
         self.samples: list[messages.Family] = []
         self._around = around
         self._on_ready = on_ready
@@ -108,6 +113,7 @@ class Child:
                 nursery.start_soon(self._listen, channel, nursery)
                 nursery.start_soon(self._feed, channel)
                 nursery.start_soon(self._watch, channel)
+                nursery.start_soon(self._sample_now_and_then)
                 nursery.start_soon(self._say, channel, self.boot)
                 self.returncode = await process.wait()
                 with trio.move_on_after(LAST_WORDS_S):
@@ -256,16 +262,21 @@ class Child:
             most_s = options.start_silence_s if self.state == "starting" else options.silence_s
             if trio.current_time() - self._heard_at > most_s:
                 log.error("worker hangs", slot=self.boot.slot, worker_pid=self.pid, silent_s=most_s)
+                self.hung = True
                 self.kill()
                 return
             with trio.move_on_after(options.ping_s):  # a full channel is silence too
                 await self._say(channel, messages.Ping(number))
-                await self._say(channel, messages.AskSamples(0))
 
     # -- metrics
 
+    async def _sample_now_and_then(self) -> None:
+        while True:
+            await trio.sleep(self._around.options.sample_s)
+            await self.wait_sampled()
+
     async def wait_sampled(self) -> None:
-        """Ask for fresh samples and wait for them, SAMPLE_S at most; `samples` holds the last ones."""
+        """Ask for fresh samples and wait for them, ANSWER_SAMPLES_S at most; `samples` holds the last ones."""
         channel = self._channel
         if channel is None or self.state not in ("ready", "draining"):
             return
@@ -273,7 +284,7 @@ class Child:
         done = trio.Event()
         self._asked[request] = ([], done)
         try:
-            with trio.move_on_after(SAMPLE_S):
+            with trio.move_on_after(ANSWER_SAMPLES_S):
                 if await self._say(channel, messages.AskSamples(request)):
                     await done.wait()
         finally:
@@ -311,13 +322,16 @@ class Child:
         self.retire()
         channel = self._channel
         assert channel is not None  # only a starting child has none
+        begun = trio.current_time()
         with trio.move_on_after(hard_s):
             await self._say(channel, messages.Drain(deadline_s, stopping))
             await self._gone.wait()
+            metrics.drain_seconds.labels("clean").observe(trio.current_time() - begun)
             return True
         log.error("worker did not drain", slot=self.boot.slot, worker_pid=self.pid)
         self.kill()
         await self._gone.wait()
+        metrics.drain_seconds.labels("killed").observe(trio.current_time() - begun)
         return False
 
     def retire(self) -> None:

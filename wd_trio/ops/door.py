@@ -93,13 +93,13 @@ class Door:
         if not self._takers:
             self._wanted = trio.Event()
 
-    def come(self, protocol: str, sock: socket.socket, ip: str, port: int) -> None:
-        """Let an accepted connection in, or refuse it."""
+    def come(self, protocol: str, sock: socket.socket, ip: str, port: int, *, secure: bool = False) -> None:
+        """Let an accepted connection in, or refuse it. `secure`: TLS has been ended before us."""
         if len(self._ip_of) >= self.limits.connections:
             return self._refuse(protocol, sock, "server full")
         if ip != UNIX and self._per_ip[ip] >= self.limits.connections_per_ip:
             return self._refuse(protocol, sock, "address full")
-        peer = Peer(f"{self._run}{next(self._numbers):x}", protocol, ip, port)
+        peer = Peer(f"{self._run}{next(self._numbers):x}", protocol, ip, port, secure)
         self._ip_of[peer.id] = ip
         self._per_ip[ip] += 1
         return self._place(Arrival(sock, peer))

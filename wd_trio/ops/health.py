@@ -16,7 +16,7 @@ import structlog
 import trio
 
 from wd_trio import __version__
-from wd_trio.api.app import Reply
+from wd_trio.api.app import Verdict
 from wd_trio.errors import WdError
 from wd_trio.ports.gateway import Gateway
 
@@ -35,7 +35,7 @@ class Health:
         self._pings = pings
         self.draining = False
 
-    async def ready(self) -> Reply:
+    async def ready(self) -> Verdict:
         """200 when every part of the engine answers, else 503 and which does not, within READY_S."""
         if self.draining:
             await trio.lowlevel.checkpoint()
@@ -56,7 +56,7 @@ class Health:
             log.warning("not ready", error=str(error), what=error.what)
             faults[name] = f"{name} unavailable"
 
-    async def live(self) -> Reply:
+    async def live(self) -> Verdict:
         """200 when the loop and the gateway's threads turn, else 503, within LIVE_S."""
         try:
             with trio.fail_after(LIVE_S):
@@ -74,11 +74,11 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _healthy() -> Reply:
+def _healthy() -> Verdict:
     return 200, {"status": "healthy", "timestamp": _now(), "success": True, "version": __version__}
 
 
-def _unhealthy(error: str) -> Reply:
+def _unhealthy(error: str) -> Verdict:
     return 503, {
         "status": "unhealthy",
         "error": error,

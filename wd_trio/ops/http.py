@@ -1,9 +1,9 @@
 """Hypercorn in a worker: serves the app on listeners that the supervisor bound.
 
-Hypercorn accepts for itself, every worker on the same sockets. Its own limits are set here: its backlog (it calls
-listen again), the time that idle and half-said requests may take, and what it tells the log. Its sends are shielded
-from cancellation without a deadline: the kernel gives up a client that takes nothing for `flush_s`, which accepted
-sockets have from their listener, and whoever runs this bounds the rest from outside (ops/worker.py).
+Every worker accepts for itself, on the same sockets; connections are http1.py's. Hypercorn's own limits are set here:
+the time that idle and half-said requests may take, and what it tells the log. Its sends are shielded from
+cancellation without a deadline: the kernel gives up a client that takes nothing for `flush_s`, which accepted sockets
+have from their listener, and whoever runs this bounds the rest from outside (ops/worker.py).
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, cast
+from typing import Final, cast
 
-import hypercorn.config
-import hypercorn.trio
+import trio
+from hypercorn.config import Config
+from hypercorn.typing import ASGIFramework
 
+from wd_trio.ops import http1
 from wd_trio.ops.listeners import BACKLOG
 
 KEEP_ALIVE_S: Final = 60
@@ -37,16 +39,20 @@ async def serve_http(
     if not descriptors:
         await leave()
         return
-    config = hypercorn.config.Config()
-    config.bind = [f"fd://{descriptor}" for descriptor in descriptors]
-    config.backlog = BACKLOG
+    config = Config()
     config.accesslog = None
     config.errorlog = logging.getLogger("hypercorn.error")
     config.include_server_header = False
     config.keep_alive_timeout = KEEP_ALIVE_S
     config.graceful_timeout = grace_s
-    config.shutdown_timeout = grace_s
-    await hypercorn.trio.serve(cast(Any, app), config, shutdown_trigger=leave)
+    listeners = [_listener(descriptor) for descriptor in descriptors]
+    await http1.serve(cast(ASGIFramework, app), config, listeners, leave=leave)
+
+
+def _listener(descriptor: int) -> trio.SocketListener:
+    sock = socket.socket(fileno=descriptor)
+    sock.listen(BACKLOG)
+    return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
 
 
 def bound_sends(descriptor: int, flush_s: float) -> None:

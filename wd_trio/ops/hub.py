@@ -14,7 +14,7 @@ from typing import Final
 
 import trio
 
-from wd_trio.adapters.sqlite.bus import DATAGRAM_BYTES, RESYNC_DATAGRAM, datagrams, encode_hint
+from wd_trio.adapters.hints import DATAGRAM_BYTES, RESYNC_DATAGRAM, datagrams, encode_hint
 from wd_trio.ops import metrics
 from wd_trio.ports.bus import Hint
 

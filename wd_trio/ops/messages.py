@@ -122,7 +122,8 @@ class AskSamples(_Message, frozen=True):
 
 
 class Samples(_Message, frozen=True):
-    """Worker → supervisor: a part of its samples. Request 0: unasked, before it exits."""
+    """Worker → supervisor: a part of its samples, which come after those of any earlier request. Request 0: unasked,
+    its last ones before it exits."""
 
     request: int
     families: list[Family]

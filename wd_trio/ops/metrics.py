@@ -1,9 +1,9 @@
 """The server's metrics: the sum over its workers, living and dead.
 
 Each worker samples its own registry. The supervisor adds the samples of the living to an accumulator of the dead:
-counters and histograms of a worker that is gone live on there, as they were when it last told (at each heartbeat and
-at each scrape), its gauges go. So a total never goes down while the supervisor lives, and what a killed worker
-counted after it last told is lost, never shown and then taken back.
+counters and histograms of a worker that is gone live on there, as they were when it last told (at each scrape, now
+and then without one, and in its last words), its gauges go. So a total never goes down while the supervisor lives,
+and what a killed worker counted after it last told is lost, never shown and then taken back.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, TypeAlias
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import Metric
 
 from wd_trio.ops.messages import MANY_SAMPLES, Family
@@ -22,6 +22,22 @@ SUPERVISOR: Final = CollectorRegistry(auto_describe=False)
 worker_starts_total: Final = Counter("wildduck_worker_starts", "Workers started", registry=SUPERVISOR)
 worker_deaths_total: Final = Counter(
     "wildduck_worker_deaths", "Workers that ended without being asked to", registry=SUPERVISOR
+)
+worker_restarts_total: Final = Counter(
+    "wildduck_worker_restarts",
+    "Workers started in the place of another, by what became of that: died, hung, failed to start, rolled",
+    ["cause"],
+    registry=SUPERVISOR,
+)
+drain_seconds: Final = Histogram(
+    "wildduck_worker_drain_seconds",
+    "Time that workers took to drain, by result: clean, killed",
+    ["result"],
+    buckets=(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 8.0, 10.0, 30.0, 60.0),
+    registry=SUPERVISOR,
+)
+reloads_total: Final = Counter(
+    "wildduck_reloads", "Reloads by result: done, refused", ["result"], registry=SUPERVISOR
 )
 workers_ready: Final = Gauge("wildduck_workers_ready", "Workers that take connections", registry=SUPERVISOR)
 refused_total: Final = Counter(

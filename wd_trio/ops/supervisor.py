@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import resource
 import signal
-import socket
 import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -27,11 +26,13 @@ from wd_trio import __version__, telemetry
 from wd_trio.config import Config
 from wd_trio.errors import Invalid, WdError
 from wd_trio.ops import log as logging
+from wd_trio.ops import metrics, notify
 from wd_trio.ops.boot import clear_state, server_name
 from wd_trio.ops.children import ChildOptions
 from wd_trio.ops.control import ControlSocket, control_path
 from wd_trio.ops.door import Door
-from wd_trio.ops.listeners import BindFailed, Listener, accept_all, bind_all
+from wd_trio.ops.entrance import Entrance
+from wd_trio.ops.listeners import BindFailed, Listener, bind_all
 from wd_trio.ops.workers import Workers
 from wd_trio.ports.bus import Hint
 from wd_trio.service.sessions import KILL
@@ -128,10 +129,12 @@ class Supervisor:
         self._on_ready = on_ready
         self._child_options = child_options or ChildOptions()
         self._door = Door(config.limits)
+        self._entrance = Entrance(self._door, config.server.proxy_networks)
         self._reloading = trio.Lock()
         self._accepting = trio.CancelScope()
         self._accept_ended = trio.Event()
         self._stop_wanted = trio.Event()
+        self._serving = False
         self._at_once = False
         self._failure = ""
 
@@ -171,15 +174,9 @@ class Supervisor:
             async with trio.open_nursery() as nursery:
                 for listener in self._listeners:
                     if listener.protocol != "api":  # hypercorn accepts for itself, in each worker
-                        nursery.start_soon(self._accept_one, listener)
+                        nursery.start_soon(self._entrance.serve, listener)
                 await trio.sleep_forever()
         self._accept_ended.set()
-
-    async def _accept_one(self, listener: Listener) -> None:
-        def accepted(sock: socket.socket, ip: str, port: int) -> None:
-            self._door.come(listener.protocol, sock, ip, port)
-
-        await accept_all(listener, accepted, wait_wanted=self._door.wait_wanted)
 
     async def _tell_ready(self, workers: Workers) -> None:
         failure = await workers.wait_settled()
@@ -192,8 +189,13 @@ class Supervisor:
             return
         addresses = [str(listener) for listener in self._listeners]
         log.info(telemetry.READY, addresses=addresses, workers=len(workers.status()), version=__version__)
+        self._serving = True
+        notify.ready(self._in_words(workers))
         if self._on_ready is not None:
             self._on_ready(addresses)
+
+    def _in_words(self, workers: Workers) -> str:
+        return f"serving with {len(workers.status())} workers"
 
     async def _answer(self, op: str, asked: dict[str, Any], workers: Workers) -> dict[str, Any]:
         if op == "status":
@@ -237,15 +239,25 @@ class Supervisor:
                     "the server is stopping" if self._reload else "this server has no configuration to reread"
                 ]
             else:
-                try:
-                    config = await trio.to_thread.run_sync(self._reload)
-                except Invalid as error:
-                    faults = str(error).splitlines()
-                else:
-                    faults = await self._take_over(config, workers)
+                faults = await self._reread(self._reload, workers)
+            metrics.reloads_total.labels("refused" if faults else "done").inc()
             for fault in faults:
                 log.error("not reloaded", fault=fault)
             return faults
+
+    async def _reread(self, read: Reload, workers: Workers) -> list[str]:
+        announced = self._serving
+        if announced:
+            notify.reloading()
+        try:
+            config = await trio.to_thread.run_sync(read)
+        except Invalid as error:
+            return str(error).splitlines()
+        else:
+            return await self._take_over(config, workers)
+        finally:
+            if announced and not self._stop_wanted.is_set():
+                notify.ready(self._in_words(workers))
 
     async def _take_over(self, config: Config, workers: Workers) -> list[str]:
         config = _keep_what_is_bound(config, self._config)
@@ -253,6 +265,7 @@ class Supervisor:
         if not faults:
             self._config = config
             self._door.limits = config.limits
+            self._entrance.trust(config.server.proxy_networks)
             logging.configure(config.log)
             log.info("reloaded", workers=worker_count(config))
         return faults
@@ -263,6 +276,7 @@ class Supervisor:
         backstop = threading.Timer(BACKSTOP_S, os._exit, (EXIT_FAILED,))
         backstop.daemon = True
         backstop.start()
+        notify.stopping()
         self._accepting.cancel()
         await self._accept_ended.wait()  # a socket closed while it is waited for would stay in epoll
         for listener in self._listeners:

@@ -41,6 +41,7 @@ from wd_trio.ops.handoff import Channel, ChannelOver, Received, close_all
 from wd_trio.ops.health import Health
 from wd_trio.ops.http import serve_http
 from wd_trio.ops.janitor import Janitor
+from wd_trio.ops.metered import metered
 from wd_trio.servers.driver import DriverOptions
 from wd_trio.servers.listener import ConnectionHost, Handler
 
@@ -77,6 +78,7 @@ class Worker:
         self._some_dead = trio.Event()
         self._numbers = count(1)
         self._asked: dict[int, tuple[list[str], trio.Event]] = {}
+        self._sampling = trio.Lock()
 
     # -- its life
 
@@ -132,7 +134,7 @@ class Worker:
                     metrics=self._metrics_text,
                     services=api_services(services, boot.config),
                 )
-                outer.start_soon(self._serve_api, app)
+                outer.start_soon(self._serve_api, metered(app))
                 await self._serve_tree(boot, services)
                 status = 0
             outer.cancel_scope.cancel()
@@ -294,9 +296,10 @@ class Worker:
     # -- metrics
 
     async def _tell_samples(self, request: int) -> None:
-        parts = list(metrics.pieces(metrics.sample(telemetry.REGISTRY)))
-        for number, part in enumerate(parts, 1):
-            await self._tell(messages.Samples(request, part, number == len(parts)))
+        async with self._sampling:  # whole before the next, so that what comes last is newest
+            parts = list(metrics.pieces(metrics.sample(telemetry.REGISTRY)))
+            for number, part in enumerate(parts, 1):
+                await self._tell(messages.Samples(request, part, number == len(parts)))
 
     async def _tell_last_words(self) -> None:
         with trio.move_on_after(ABANDON_S):

@@ -91,6 +91,8 @@ class Keeper:
             with trio.CancelScope() as self._pausing:
                 await trio.sleep(pause_s)
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+            if not self._retired:
+                metrics.worker_restarts_total.labels(_cause(child)).inc()
 
     async def retire(self, *, deadline_s: float, hard_s: float = HARD_S, stopping: bool = False) -> bool:
         """Drain the worker and fill the slot no more; True when it ended by itself."""
@@ -223,6 +225,7 @@ class Workers:
                 return [new.failure or f"the new worker was not ready within {START_S:.0f} s"]
             self._keepers[slot] = new
             if old is not None:
+                metrics.worker_restarts_total.labels("rolled").inc()
                 self._retire(old)
         for slot in [slot for slot in self._keepers if slot > count]:
             self._retire(self._keepers.pop(slot))
@@ -295,6 +298,13 @@ class Workers:
 
 def _own_samples() -> list[Family]:
     return metrics.sample(metrics.SUPERVISOR)
+
+
+def _cause(child: Child) -> str:
+    """Why a worker that has ended had to be replaced, in a word."""
+    if child.hung:
+        return "hung"
+    return "died" if child.was_ready else "failed"
 
 
 def _status(returncode: int | None) -> str:

@@ -2,6 +2,9 @@
 
 A hint says which mailbox moved from one modseq to which other, and, when that is small, what the change was,
 so that a session standing at `previous_modseq` need not ask the store.
+
+A process hears "mailbox" hints of the users that it follows, and maybe of others; the other kinds, which are few and
+which caches live by, it hears of all users.
 """
 
 from __future__ import annotations
@@ -29,13 +32,25 @@ class Hint:
 
 @dataclass(frozen=True, slots=True)
 class Resync:
-    """Hints were lost or may have been (a new subscription, an overflow): ask the store."""
+    """Hints were lost or may have been (a new subscription, an overflow): ask the store. `user_id` tells whose,
+    "" that anybody's may have been."""
+
+    user_id: str = ""
 
 
 class Bus(Protocol):
     def publish_nowait(self, hint: Hint) -> None:
         """Hand a hint to every other process. Never blocks, never raises; a full queue drops it, and its
         readers are told to resync."""
+        ...
+
+    def follow(self, user_id: str) -> None:
+        """Hear of this user's mailboxes from soon on: a Resync of the user tells from when, unless they were heard
+        of all along. Never blocks, never raises; following twice is once."""
+        ...
+
+    def unfollow(self, user_id: str) -> None:
+        """Need not hear of them any more."""
         ...
 
     async def receive(self) -> Sequence[Hint | Resync]:

@@ -7,6 +7,7 @@ nothing and most writes fit the kernel's buffer: a round trip then costs one wai
 - `receive` carries the idle deadline, and is the only place where a session can be woken (a change elsewhere),
   told to drain, or kicked out.
 - `send` carries the flush deadline: a client that never reads cannot hold memory or a drain for longer.
+- Octets are counted in lots of COUNT_BYTES and at the end, so that counting costs a send or a read next to nothing.
 - `end` is the one function that ends a connection: unregister from epoll, shutdown, close, tell the owner. While
   a duplicate of the descriptor lives in another process, close() alone would send no FIN, and a descriptor
   closed while registered would fire for ever.
@@ -23,9 +24,12 @@ from typing import Final
 
 import trio
 
+from wd_trio import telemetry
+
 RECEIVE_BYTES: Final = 65536
 LINGER_S: Final = 2.0
 LINGER_BYTES: Final = 1 << 20
+COUNT_BYTES: Final = 256 << 10
 KICK_GRACE_S: Final = 5.0
 """What a kicked connection may still send of a reply that it is in, and say goodbye."""
 
@@ -82,6 +86,8 @@ class Connection:
     `kick` and `end` may be called by any task of the same loop."""
 
     __slots__ = (
+        "_counted_in",
+        "_counted_out",
         "_drain",
         "_ended",
         "_is_tcp",
@@ -127,6 +133,8 @@ class Connection:
         self.peer = peer
         self.bytes_in = 0
         self.bytes_out = 0
+        self._counted_in = 0
+        self._counted_out = 0
 
     @property
     def draining(self) -> bool:
@@ -191,6 +199,8 @@ class Connection:
         except OSError as error:
             raise PeerLost("reset") from error
         self.bytes_in += len(data)
+        if self.bytes_in - self._counted_in >= COUNT_BYTES:
+            self._count_bytes()
         return data
 
     async def send(self, data: bytes | bytearray | memoryview) -> None:
@@ -227,7 +237,15 @@ class Connection:
         except OSError as error:
             raise PeerLost("reset") from error
         self.bytes_out += sent
+        if self.bytes_out - self._counted_out >= COUNT_BYTES:
+            self._count_bytes()
         return sent
+
+    def _count_bytes(self) -> None:
+        protocol = self.peer.protocol
+        telemetry.bytes_total.add((protocol, "in"), self.bytes_in - self._counted_in)
+        telemetry.bytes_total.add((protocol, "out"), self.bytes_out - self._counted_out)
+        self._counted_in, self._counted_out = self.bytes_in, self.bytes_out
 
     def wake(self) -> None:
         """Make the pending wakeable `receive` return None, or the next one."""
@@ -279,6 +297,7 @@ class Connection:
         if self._ended:
             return
         self._ended = True
+        self._count_bytes()
         trio.lowlevel.notify_closing(self._sock)
         with contextlib.suppress(OSError):  # the peer may be gone already: there is nobody left to tell
             self._sock.shutdown(socket.SHUT_RDWR)

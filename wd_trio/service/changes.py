@@ -7,11 +7,14 @@ subscription, a bus resync and a slow sweep all mark subscribers as in need of `
 
 A subscription to a user instead of a mailbox hears of everything that is the user's: messages in any mailbox, the
 list of mailboxes, the account. The same bounds hold for it.
+
+The bus carries hints only of users that are followed: from a session's beginning to its end, and while there is any
+subscription for the user. When following has begun, the bus orders a resync for that user alone.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Final
 
@@ -77,15 +80,35 @@ class ChangeHub:
         self._bus = bus
         self._by_mailbox: dict[str, set[Subscription]] = {}
         self._by_user: dict[str, set[Subscription]] = {}
+        self._in_mailboxes: dict[str, set[Subscription]] = {}  # those to mailboxes, by their user
+        self._followed: Counter[str] = Counter()
         self._latest: OrderedDict[str, int] = OrderedDict()  # modseq of the last hint, for late subscribers
         self._listeners: list[Callable[[Hint], None]] = []
 
-    def subscribe(self, mailbox_id: str, on_change: Callable[[], None], *, known_modseq: int) -> Subscription:
+    def follow(self, user_id: str) -> None:
+        """Have the bus carry hints of a user's mailboxes, until `unfollow` was called as often as this."""
+        self._followed[user_id] += 1
+        if self._followed[user_id] == 1:
+            self._bus.follow(user_id)
+
+    def unfollow(self, user_id: str) -> None:
+        self._followed[user_id] -= 1
+        if self._followed[user_id] <= 0:
+            del self._followed[user_id]
+            self._bus.unfollow(user_id)
+
+    def subscribe(
+        self, mailbox_id: str, on_change: Callable[[], None], *, known_modseq: int, user_id: str = ""
+    ) -> Subscription:
         """Hear of changes of a mailbox that was read at `known_modseq`, a moment ago; a hint that came between
-        the reading and this call makes the subscription ask the store. Close it when done."""
+        the reading and this call makes the subscription ask the store. Close it when done. Without its `user_id`
+        the user must be followed by whoever subscribes, and anybody's resync is this one's too."""
         ask = self._latest.get(mailbox_id, 0) > known_modseq
-        subscription = Subscription(self, on_change, mailbox_id=mailbox_id, ask=ask)
+        subscription = Subscription(self, on_change, mailbox_id=mailbox_id, user_id=user_id, ask=ask)
         self._by_mailbox.setdefault(mailbox_id, set()).add(subscription)
+        self._in_mailboxes.setdefault(user_id, set()).add(subscription)
+        if user_id:
+            self.follow(user_id)
         return subscription
 
     def subscribe_user(self, user_id: str, on_change: Callable[[], None]) -> Subscription:
@@ -93,11 +116,18 @@ class ChangeHub:
         misses nothing. Close it when done."""
         subscription = Subscription(self, on_change, user_id=user_id, ask=True)
         self._by_user.setdefault(user_id, set()).add(subscription)
+        self.follow(user_id)
         return subscription
 
     def remove(self, subscription: Subscription) -> None:
-        _discard(self._by_mailbox, subscription.mailbox_id, subscription)
-        _discard(self._by_user, subscription.user_id, subscription)
+        user_id = subscription.user_id
+        if subscription.mailbox_id:
+            removed = _discard(self._by_mailbox, subscription.mailbox_id, subscription)
+            _discard(self._in_mailboxes, user_id, subscription)
+        else:
+            removed = _discard(self._by_user, user_id, subscription)
+        if removed and user_id:
+            self.unfollow(user_id)
 
     def listen(self, listener: Callable[[Hint], None]) -> None:
         """Hear of every hint, local and remote (caches that must forget)."""
@@ -123,9 +153,14 @@ class ChangeHub:
             if subscription is not but:
                 subscription.push(hint)
 
-    def resync(self) -> None:
-        """Make every subscriber ask the store."""
-        for held in (*self._by_mailbox.values(), *self._by_user.values()):
+    def resync(self, user_id: str = "") -> None:
+        """Make every subscriber ask the store, or only a user's."""
+        if user_id:
+            whose = (self._by_user, user_id), (self._in_mailboxes, user_id), (self._in_mailboxes, "")
+            concerned = [held.get(key, set()) for held, key in whose]
+        else:
+            concerned = [*self._by_mailbox.values(), *self._by_user.values()]
+        for held in concerned:
             for subscription in held:
                 subscription.push(None)
 
@@ -140,7 +175,7 @@ class ChangeHub:
                         self._tell(item)
                     else:
                         telemetry.hints_total.labels("resync").inc()
-                        self.resync()
+                        self.resync(item.user_id)
 
     async def _sweep(self) -> None:
         while True:
@@ -148,9 +183,12 @@ class ChangeHub:
             self.resync()
 
 
-def _discard(held: dict[str, set[Subscription]], key: str, subscription: Subscription) -> None:
-    subscriptions = held.get(key)
-    if subscriptions is not None:
-        subscriptions.discard(subscription)
-        if not subscriptions:
-            del held[key]
+def _discard(held: dict[str, set[Subscription]], key: str, subscription: Subscription) -> bool:
+    """Whether it was there."""
+    subscriptions = held.get(key, set())
+    if subscription not in subscriptions:
+        return False
+    subscriptions.discard(subscription)
+    if not subscriptions:
+        del held[key]
+    return True

@@ -78,8 +78,15 @@ class Delivery:
         """Whom `address` means, as a Recipient of this very address (normalised, its +detail included).
 
         NotFound; Denied when disabled; Invalid; Unavailable; OverQuota when there is no room for `size_bytes`
-        more (the append has the last word: this only spares the sender the message).
+        more (the append has the last word: this only spares the sender the message). A refusal is counted.
         """
+        try:
+            return await self._resolve(address, size_bytes)
+        except errors.WdError as error:
+            telemetry.deliveries_total.labels(_result(error)).inc()
+            raise
+
+    async def _resolve(self, address: str, size_bytes: int) -> Recipient:
         recipient = replace(await self._users.resolve(address), address=normalise(address))
         if recipient.quota_bytes is not None:
             usage = await self._gateway.run(self._store.usage, recipient.user_id)
@@ -209,4 +216,6 @@ def _hint(appended: Appended) -> Hint:
 def _result(error: errors.WdError | None) -> str:
     if error is None:
         return "delivered"
-    return "over_quota" if isinstance(error, errors.OverQuota) else "failed"
+    if isinstance(error, errors.OverQuota):
+        return "over_quota"
+    return "refused" if isinstance(error, errors.NotFound | errors.Denied | errors.Invalid) else "failed"

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from wd_trio.mail.flagrows import FlagRows
 from wd_trio.mail.model import (
     Appended,
     Changes,
@@ -44,6 +45,7 @@ READ_BYTES: Final = 256 << 10
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageOptions:
     page_rows: int = 256
+    flag_rows: int = 5000
     write_rows: int = 1000
     expunge_rows: int = 20_000
 
@@ -94,6 +96,18 @@ class Messages:
 
         return Steps(next_page)
 
+    def flags(self, mailbox_id: str, uids: UidSet) -> Steps[FlagRows]:
+        """The flags of the living messages among `uids`, a large page and one crossing at a time."""
+        pages = uids.pages(self._options.flag_rows)
+
+        async def next_page() -> FlagRows | None:
+            page = next(pages, None)
+            if page is None:
+                return None
+            return await self._gateway.run(self._store.flags, mailbox_id, page)
+
+        return Steps(next_page)
+
     def stream(self, row: MessageRow, rope: Rope, start: int, stop: int) -> Steps[bytes]:
         """The bytes start … stop - 1 of a message in pieces of at most 256 KiB, in constant memory."""
         pieces = iter(rope.pieces(start, stop))
@@ -139,8 +153,7 @@ class Messages:
                 self._store.store_flags, place.mailbox_id, page, change, unchanged_since=unchanged_since
             )
             if stored.modseq != stored.previous_modseq:
-                changed = [row for row in stored.rows if row.modseq == stored.modseq]
-                self._hint(place, stored.previous_modseq, stored.modseq, rows=changed)
+                self._hint_flags(place, stored)
             return stored
 
         return Steps(next_page)
@@ -241,6 +254,13 @@ class Messages:
             rows=appended.rows,
             uid_next=appended.uids[-1] + 1,
         )
+
+    def _hint_flags(self, place: Place, stored: FlagsStored) -> None:
+        rows = FlagRows.of(stored.rows)
+        changed: Sequence[FlagRow] = rows  # too many to be carried, unless few of them have changed
+        if sum(modseq == stored.modseq for modseq in rows.modseqs) <= HINT_ROWS:
+            changed = [row for row in rows if row.modseq == stored.modseq]
+        self._hint(place, stored.previous_modseq, stored.modseq, rows=changed)
 
     def _hint_gone(self, place: Place, gone: Expunged) -> None:
         if gone.uids:

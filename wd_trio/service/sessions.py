@@ -187,6 +187,7 @@ class Sessions:
             raise Limited("every connection of this user is taken", what="connections")
         session = self._open[document.id] = Session(document, kick, self._options.clock)
         self._by_user.setdefault(document.user, set()).add(document.id)
+        self._hub.follow(document.user)
         telemetry.active_sessions.labels(protocol).inc()
         self._tracking.began(document)
         return session
@@ -200,6 +201,7 @@ class Sessions:
         down is logged only: the document then goes with the next batch, or with this worker."""
         if self._open.pop(session.id, None) is None:
             return
+        self._hub.unfollow(session.user_id)
         telemetry.active_sessions.labels(session.document.protocol).dec()
         mine = self._by_user[session.user_id]
         mine.discard(session.id)

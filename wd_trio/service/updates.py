@@ -115,16 +115,18 @@ class Updates:
         self._leaving = False
         hub.listen(self._hear)
 
-    def require_room(self, user_id: str) -> None:
-        """Limited when the user has all the feeds it may have here; Unavailable when the server is leaving."""
+    def feed(self, user_id: str, position: str = "") -> Feed:
+        """A stream of what happens after `position`, "" for now. It takes its place here and gives it back at the end
+        of its `with`, which is to begin before the next checkpoint. Limited when the user has all the feeds it may
+        have here; Unavailable when the server is leaving."""
         if self._leaving:
             raise Unavailable("the server is leaving", what="updates")
-        if len(self._feeds.get(user_id, ())) >= self._options.feeds_of_a_user:
+        feeds = self._feeds.setdefault(user_id, set())
+        if len(feeds) >= self._options.feeds_of_a_user:
             raise Limited("too many streams of updates", what="updates")
-
-    def feed(self, user_id: str, position: str = "") -> Feed:
-        """A stream of what happens after `position`, "" for now. It runs from entering it to leaving it."""
-        return Feed(self, user_id, position)
+        feed = Feed(self, user_id, position)
+        feeds.add(feed)
+        return feed
 
     def end_all(self) -> None:
         """Let every feed come to its end, and begin no other: the server is leaving."""
@@ -157,8 +159,6 @@ class Feed:
 
     def __enter__(self) -> Self:
         self._subscription = self._updates._hub.subscribe_user(self._user_id, self._wake_up)
-        self._updates._feeds.setdefault(self._user_id, set()).add(self)
-        self._ended = self._updates._leaving
         return self
 
     def __exit__(

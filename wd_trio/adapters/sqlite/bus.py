@@ -3,7 +3,7 @@
 `HubBus` speaks with the supervisor's hub over one Unix SOCK_SEQPACKET socket, a bounded list of hints for each
 datagram. Publishing only queues; one task (`run`) encodes and sends, so that a burst costs few system calls and a
 slow hub costs the publisher nothing. A full queue is dropped whole and one order to resync takes its place:
-readers then ask the store, which is right in any case. A hint too long to be cheap travels without its changes.
+readers then ask the store, which is right in any case. Every process hears of every user: there is nothing to follow.
 """
 
 from __future__ import annotations
@@ -18,116 +18,26 @@ import structlog
 import trio
 
 from wd_trio import telemetry
+from wd_trio.adapters.hints import DATAGRAM_BYTES, ENCODED_RESYNC, datagrams, decode_datagram, encode_hint
 from wd_trio.errors import Unavailable
-from wd_trio.mail.model import Changes, FlagRow, Vanished
-from wd_trio.mail.numset import UidSet
 from wd_trio.ports.bus import Hint, Resync
 
 log = structlog.get_logger()
 
 QUEUE_HINTS: Final = 1000
 FLUSH_LOOK_S: Final = 0.01
-HINT_BYTES: Final = 16_384
-DATAGRAM_BYTES: Final = 65_536
-
-_ROW_BYTES: Final = 12  # what a row weighs on the wire at the least: enough to refuse a long list unencoded
-
-
-class _Changes(msgspec.Struct, array_like=True, frozen=True):
-    since: int
-    modseq: int
-    uid_next: int
-    rows: list[tuple[int, int, int, str]]
-    vanished: list[tuple[int, list[tuple[int, int]]]]
-    more: bool
-
-
-class _Hint(msgspec.Struct, array_like=True, frozen=True):
-    kind: str
-    user_id: str
-    mailbox_id: str
-    previous_modseq: int
-    modseq: int
-    changes: _Changes | None
-
-
-_encoder: Final = msgspec.msgpack.Encoder()
-_decoder: Final = msgspec.msgpack.Decoder(list[_Hint | None])  # None stands for Resync
-RESYNC_DATAGRAM: Final = _encoder.encode([None])
-
-
-def encode_hint(hint: Hint) -> bytes:
-    """One hint, without its changes where these would make it longer than HINT_BYTES."""
-    changes = hint.changes
-    if changes is not None and len(changes.rows) * _ROW_BYTES <= HINT_BYTES:
-        encoded = _encoder.encode(_on_wire(hint, changes))
-        if len(encoded) <= HINT_BYTES:
-            return encoded
-    return _encoder.encode(_on_wire(hint, None))
-
-
-def _on_wire(hint: Hint, changes: Changes | None) -> _Hint:
-    told = (
-        None
-        if changes is None
-        else _Changes(
-            changes.since,
-            changes.modseq,
-            changes.uid_next,
-            [(row.uid, row.modseq, row.flags, row.keywords) for row in changes.rows],
-            [(gone.modseq, gone.uids.ranges()) for gone in changes.vanished],
-            changes.more,
-        )
-    )
-    return _Hint(hint.kind, hint.user_id, hint.mailbox_id, hint.previous_modseq, hint.modseq, told)
-
-
-def datagrams(encoded: Sequence[bytes]) -> list[bytes]:
-    """Encoded hints packed in order into as few lists of at most DATAGRAM_BYTES as that takes."""
-    packed: list[bytes] = []
-    batch: list[bytes] = []
-    held = 0
-    for one in encoded:
-        if batch and held + len(one) > DATAGRAM_BYTES - 8:
-            packed.append(_list_of(batch))
-            batch, held = [], 0
-        batch.append(one)
-        held += len(one)
-    if batch:
-        packed.append(_list_of(batch))
-    return packed
-
-
-def _list_of(items: list[bytes]) -> bytes:
-    return _encoder.encode([msgspec.Raw(item) for item in items])
-
-
-def decode_datagram(datagram: bytes) -> list[Hint | Resync]:
-    """The hints of a datagram. msgspec.DecodeError when it is none of ours."""
-    return [Resync() if item is None else _from_wire(item) for item in _decoder.decode(datagram)]
-
-
-def _from_wire(item: _Hint) -> Hint:
-    told = item.changes
-    changes = (
-        None
-        if told is None
-        else Changes(
-            told.since,
-            told.modseq,
-            told.uid_next,
-            tuple(FlagRow(*row) for row in told.rows),
-            tuple(Vanished(modseq, UidSet(ranges)) for modseq, ranges in told.vanished),
-            told.more,
-        )
-    )
-    return Hint(item.kind, item.user_id, item.mailbox_id, item.previous_modseq, item.modseq, changes)
 
 
 class LocalBus:
     """The bus of a process that has no peers: hints go nowhere and none ever comes."""
 
     def publish_nowait(self, hint: Hint) -> None:
+        pass
+
+    def follow(self, user_id: str) -> None:
+        pass
+
+    def unfollow(self, user_id: str) -> None:
         pass
 
     async def receive(self) -> Sequence[Hint | Resync]:
@@ -166,6 +76,12 @@ class HubBus:
             self._queue.append(hint)
         self._some.set()
 
+    def follow(self, user_id: str) -> None:
+        pass
+
+    def unfollow(self, user_id: str) -> None:
+        pass
+
     async def run(self) -> None:
         """Send what is published, for ever; Unavailable when the hub is gone."""
         while True:
@@ -173,7 +89,7 @@ class HubBus:
             self._some = trio.Event()
             while self._queue:
                 taken, self._queue = self._queue, deque()
-                encoded = [_encoder.encode(None) if hint is None else encode_hint(hint) for hint in taken]
+                encoded = [ENCODED_RESYNC if hint is None else encode_hint(hint) for hint in taken]
                 for datagram in datagrams(encoded):
                     try:
                         await self._sock.send(datagram, socket.MSG_NOSIGNAL)

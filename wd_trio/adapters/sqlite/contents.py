@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from wd_trio.adapters.sqlite import blobs
 from wd_trio.adapters.sqlite.rows import json_list
+from wd_trio.mail.matching import has_plain_header
 from wd_trio.mail.model import Content
 from wd_trio.ports.ids import new_id
 
@@ -17,7 +18,7 @@ def add(connection: sqlite3.Connection, content: Content) -> int:
     email_id = new_id()
     number = connection.execute(
         "INSERT INTO contents (id, thread_id, preview, envelope, envelope_utf8, bodystructure, bodystructure_utf8,"
-        " body, parts) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " body, parts, plain_header) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             email_id,
             email_id,
@@ -28,6 +29,7 @@ def add(connection: sqlite3.Connection, content: Content) -> int:
             content.bodystructure_utf8,
             content.body,
             content.parts,
+            has_plain_header(content.header),
         ),
     ).lastrowid
     assert number is not None

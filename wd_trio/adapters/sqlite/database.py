@@ -1,7 +1,8 @@
 """One database file of this process: its connections, its turn to write, its transactions.
 
 - Readers: connections from a pool, one per call at work; a read transaction ends with its block, or the
-  write-ahead log could never be reset.
+  write-ahead log could never be reset. Reads of many rows take turns: sqlite3 lets go of the interpreter at every
+  row, and threads that hand it to each other row by row spend several times what their work takes.
 - The writer: one connection, under a mutex in this process and a turn lock between processes.
 - Group commit: `group(calls)` runs many calls in one transaction and so with one fsync; each has a savepoint of
   its own. Nothing is handed out before the COMMIT has returned; if it fails, every call of the group is
@@ -19,7 +20,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +31,7 @@ from wd_trio.adapters.sqlite import disk, schema
 from wd_trio.adapters.sqlite.connection import SqliteOptions, connect, roll_back, savepoint, use_wal
 from wd_trio.adapters.sqlite.faults import engine_faults, is_damaged
 from wd_trio.adapters.sqlite.locks import LeaderLock, TurnLock
-from wd_trio.telemetry import commits_total
+from wd_trio.telemetry import commits_total, round_trip
 
 _log = structlog.get_logger("wd_trio.sqlite")
 
@@ -75,9 +76,11 @@ class SqliteDatabase:
         self._joined = _Joined()
         self._readers: deque[sqlite3.Connection] = deque()
         self._mutex = threading.Lock()
+        self._row_turn = threading.RLock()
         self._checkpoint_mutex = threading.Lock()
         self._closed = False
-        self._commits = commits_total.labels("sqlite" if self.options.durable else "sqlite-state")
+        self._engine = "sqlite" if self.options.durable else "sqlite-state"
+        self._commits = commits_total.labels(self._engine)
         disk.require_local(path)
         try:
             disk.create_private(path)
@@ -123,8 +126,17 @@ class SqliteDatabase:
     # -- reading
 
     @contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
-        """A connection that sees one moment throughout the block."""
+    def reading(
+        self, *, one_statement: bool = False, many_rows: bool = False
+    ) -> Iterator[sqlite3.Connection]:
+        """A connection that sees one moment throughout the block. `one_statement` promises that the block is a single
+        one, read to its end: that needs no transaction around it. Blocks with `many_rows` take turns."""
+        turn = self._row_turn if many_rows else nullcontext()
+        with turn, self._moment(one_statement=one_statement) as connection:
+            yield connection
+
+    @contextmanager
+    def _moment(self, *, one_statement: bool) -> Iterator[sqlite3.Connection]:
         joined = self._joined.connection
         if joined is not None:
             with engine_faults():
@@ -133,9 +145,12 @@ class SqliteDatabase:
         with engine_faults():
             connection = self._take_reader()
             try:
-                connection.execute("BEGIN")
-                yield connection
-                connection.execute("COMMIT")
+                if one_statement:
+                    yield connection
+                else:
+                    connection.execute("BEGIN")
+                    yield connection
+                    connection.execute("COMMIT")
             except sqlite3.Error:
                 connection.close()  # whatever state it is in, the next read begins afresh
                 raise
@@ -146,6 +161,7 @@ class SqliteDatabase:
             self._give_back(connection)
 
     def _take_reader(self) -> sqlite3.Connection:
+        round_trip(self._engine)
         if self._closed:
             raise errors.Unavailable("the database is closed", what="sqlite")
         try:
@@ -235,6 +251,7 @@ class SqliteDatabase:
                 raise errors.Unavailable("the database is closed", what="sqlite")
             with self._turn.held(timeout_s):
                 connection = self._writer
+                round_trip(self._engine)
                 connection.execute("BEGIN IMMEDIATE")
                 self._joined.connection = connection
                 try:

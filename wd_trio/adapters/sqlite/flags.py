@@ -1,18 +1,58 @@
-"""STORE: change flags of many messages at one modseq. Runs inside a transaction of the caller's."""
+"""Flags of many messages: reading them, and STORE. Runs inside a transaction of the caller's.
+
+Both work column by column (mail/flagrows.py): SQLite hands over a column as one text, which is several times cheaper
+than a row for each message, and one statement changes the flags of a range.
+"""
 
 from __future__ import annotations
 
 import sqlite3
-from functools import lru_cache, partial
-from typing import TypeAlias
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Final, NamedTuple, TypeAlias
 
+from wd_trio.adapters.sqlite import journal
 from wd_trio.adapters.sqlite.mailboxes import MailboxState
 from wd_trio.adapters.sqlite.messages import with_keywords
 from wd_trio.adapters.sqlite.rows import pick
-from wd_trio.mail.model import DELETED, SEEN, FlagChange, FlagRow, FlagsStored, join_keywords
+from wd_trio.mail.flagrows import FlagRows
+from wd_trio.mail.model import DELETED, SEEN, SYSTEM_FLAGS, FlagChange, FlagsStored, join_keywords
 from wd_trio.mail.numset import EMPTY, UidSet
 
-FlagState: TypeAlias = tuple[int, str]
+Words: TypeAlias = Callable[[str], str]
+
+_EVERY_FLAG: Final = sum(SYSTEM_FLAGS.values())
+_SHIFT: Final = 64  # flags come as printable characters: a text with NULs in it would not come whole
+_UNSHIFT: Final = bytes(max(value - _SHIFT, 0) for value in range(256))
+
+
+def read(connection: sqlite3.Connection, number: int, uids: UidSet) -> FlagRows:
+    """The flags of the living messages among `uids` of the mailbox with that internal number."""
+    source, condition, parameters = pick(number, uids)
+    # Columns are put together in the order of the walk, which is that of the uids.
+    count, flags, modseqs, words = connection.execute(
+        f"SELECT count(*), group_concat(char({_SHIFT} + m.flags), ''), group_concat(m.modseq), max(m.keywords)"
+        f" FROM {source} WHERE {condition}",
+        parameters,
+    ).fetchone()
+    if not count:
+        return FlagRows(EMPTY, b"", {}, [])
+    if count != len(uids):
+        (living,) = connection.execute(
+            f"SELECT group_concat(m.uid) FROM {source} WHERE {condition}", parameters
+        ).fetchone()
+        uids = UidSet.of(map(int, living.split(",")))
+    keywords: dict[int, str] = {}
+    if words:
+        keywords = dict(
+            connection.execute(
+                f"SELECT m.uid, m.keywords FROM {source} WHERE {condition} AND m.keywords <> ''", parameters
+            )
+        )
+    return FlagRows(
+        uids, flags.encode("ascii").translate(_UNSHIFT), keywords, array("Q", map(int, modseqs.split(",")))
+    )
 
 
 def store(
@@ -23,63 +63,126 @@ def store(
     unchanged_since: int | None,
 ) -> FlagsStored:
     """Apply `change` to the living messages among `uids`. Held-back messages are in `failed` alone, not in `rows`."""
-    picked = pick(mailbox.number, uids)
-    found = connection.execute(
-        f"SELECT m.uid, m.modseq, m.flags, m.keywords FROM {picked.source} WHERE {picked.condition}",
-        picked.parameters,
-    ).fetchall()
-    after = partial(_after, change.mode, change.flags, change.keywords)
+    found = read(connection, mailbox.number, uids)
+    missing = uids - found.uids if len(found) < len(uids) else EMPTY
+    failed = EMPTY
+    if unchanged_since is not None:
+        taken = found.where([modseq <= unchanged_since for modseq in found.modseqs])
+        failed = found.uids - taken.uids
+        found = taken
+    after = _after(found, change, mailbox.modseq + 1)
+    if not any(after.changed):
+        return FlagsStored(mailbox.modseq, mailbox.modseq, found, failed, missing)
+    changed = after.rows.where(after.changed)
     modseq = mailbox.modseq + 1
-    rows: list[FlagRow] = []
-    changed: dict[FlagState, list[int]] = {}
-    failed: list[int] = []
-    unseen = deleted = 0
-    for uid, row_modseq, flags, keywords in found:
-        if unchanged_since is not None and row_modseq > unchanged_since:
-            failed.append(uid)
-            continue
-        new_flags, new_keywords = after(flags, keywords)
-        if new_flags == flags and new_keywords == keywords:
-            rows.append(FlagRow(uid, row_modseq, flags, keywords))
-            continue
-        rows.append(FlagRow(uid, modseq, new_flags, new_keywords))
-        changed.setdefault((new_flags, new_keywords), []).append(uid)
-        unseen += (flags & SEEN) - (new_flags & SEEN)
-        deleted += bool(new_flags & DELETED) - bool(flags & DELETED)
-    if changed:
-        # Neighbours that end up alike are written together: one statement for a range, not for a message.
-        connection.executemany(
-            "UPDATE messages SET flags = ?, keywords = ?, modseq = ? WHERE mailbox = ? AND uid BETWEEN ? AND ?",
-            (
-                (*state, modseq, mailbox.number, first, last)
-                for state, uids_alike in changed.items()
-                for first, last in UidSet.of(uids_alike).ranges()
-            ),
-        )
-        words = with_keywords(mailbox.keywords, {keywords for _, keywords in changed})
-        connection.execute(
-            "UPDATE mailboxes SET modseq = ?, unseen = unseen + ?, deleted = deleted + ?, keywords = ?"
-            " WHERE mailbox = ?",
-            (modseq, unseen, deleted, words, mailbox.number),
-        )
-    return FlagsStored(
-        previous_modseq=mailbox.modseq,
-        modseq=modseq if changed else mailbox.modseq,
-        rows=tuple(rows),
-        failed=UidSet.of(failed) if failed else EMPTY,
-        missing=uids if not found else uids - UidSet.of(uid for uid, *_ in found),
+    if after.rows.keywords == found.keywords:
+        _update(connection, mailbox.number, changed.uids, change, modseq)
+    else:
+        _write(connection, mailbox.number, changed, modseq)
+    journal.note(connection, mailbox.number, modseq, changed.uids.ranges())
+    connection.execute(
+        "UPDATE mailboxes SET modseq = ?, unseen = unseen + ?, deleted = deleted + ?, keywords = ?"
+        " WHERE mailbox = ?",
+        (
+            modseq,
+            _having(found.flags, SEEN) - _having(after.rows.flags, SEEN),
+            _having(after.rows.flags, DELETED) - _having(found.flags, DELETED),
+            with_keywords(mailbox.keywords, set(changed.keywords.values())),
+            mailbox.number,
+        ),
+    )
+    return FlagsStored(mailbox.modseq, modseq, after.rows, failed, missing)
+
+
+class _After(NamedTuple):
+    rows: FlagRows
+    changed: Sequence[int]
+
+
+def _after(found: FlagRows, change: FlagChange, modseq: int) -> _After:
+    """All of `found` as they are after a change, and which of them it changes, these at `modseq`."""
+    become, differ = _tables(change.mode, change.flags)
+    changed: Sequence[int] = found.flags.translate(differ)
+    keywords = found.keywords
+    if change.keywords or (change.mode == "set" and keywords):
+        keywords = _keywords(found, _words(change.mode, change.keywords))
+        before = found.keywords
+        changed = [
+            bool(differs) or keywords.get(uid) != before.get(uid)
+            for uid, differs in zip(found.uids, changed, strict=True)
+        ]
+    modseqs: Sequence[int]
+    if all(changed):
+        modseqs = [modseq] * len(found)
+    else:
+        modseqs = [modseq if now else then for then, now in zip(found.modseqs, changed, strict=True)]
+    return _After(FlagRows(found.uids, found.flags.translate(become), keywords, modseqs), changed)
+
+
+@lru_cache(maxsize=256)
+def _tables(mode: str, bits: int) -> tuple[bytes, bytes]:
+    """For each value of the flags what becomes of it, and whether that is another."""
+    become = bytes(
+        value | bits if mode == "add" else value & ~bits if mode == "remove" else bits for value in range(256)
+    )
+    return become, bytes(value != became for value, became in enumerate(become))
+
+
+def _words(mode: str, change: str) -> Words:
+    """What becomes of a message's keywords."""
+    words = change.split()
+    folded = {word.lower() for word in words}
+
+    def add(old: str) -> str:
+        return join_keywords([*old.split(), *words])
+
+    def remove(old: str) -> str:
+        return " ".join(word for word in old.split() if word.lower() not in folded)
+
+    def replace(old: str) -> str:
+        return old if {word.lower() for word in old.split()} == folded else join_keywords(words)
+
+    return lru_cache(maxsize=None)({"add": add, "remove": remove}.get(mode, replace))
+
+
+def _keywords(found: FlagRows, become: Words) -> Mapping[int, str]:
+    """The keywords of all messages that have any after a change; messages have one of a few combinations."""
+    old = found.keywords
+    return {uid: text for uid in found.uids if (text := become(old.get(uid, "")))}
+
+
+def _having(flags: bytes, bit: int) -> int:
+    """How many messages have the flag."""
+    return sum(flags.count(value) for value in set(flags) if value & bit)
+
+
+def _update(
+    connection: sqlite3.Connection, number: int, uids: UidSet, change: FlagChange, modseq: int
+) -> None:
+    """Change the flags of messages, as the change says, and nothing else: a statement for each range."""
+    bits, touched = change.flags, _EVERY_FLAG if change.mode == "set" else change.flags
+    flags = {"add": f"flags | {bits:d}", "remove": f"flags & ~{bits:d}"}.get(change.mode, f"{bits:d}")
+    become = bits if change.mode != "remove" else 0
+    marks = f", unseen = {not become & SEEN:d}" if touched & SEEN else ""
+    if touched & DELETED:
+        marks += f", deleted = {bool(become & DELETED):d}"
+    connection.executemany(
+        f"UPDATE messages SET flags = {flags}, modseq = ?{marks} WHERE mailbox = ? AND uid BETWEEN ? AND ?",
+        [(modseq, number, first, last) for first, last in uids.ranges()],
     )
 
 
-@lru_cache(maxsize=4096)
-def _after(mode: str, change: int, change_keywords: str, flags: int, keywords: str) -> FlagState:
-    """A message's flags and keywords after a change. Remembered, since messages have one of a few combinations."""
-    words = change_keywords.split()
-    if mode == "add":
-        return flags | change, join_keywords([*keywords.split(), *words]) if words else keywords
-    folded = {word.lower() for word in words}
-    if mode == "remove":
-        left = " ".join(word for word in keywords.split() if word.lower() not in folded)
-        return flags & ~change, left if words else keywords
-    same = {word.lower() for word in keywords.split()} == folded
-    return change, keywords if same else join_keywords(words)
+def _write(connection: sqlite3.Connection, number: int, rows: FlagRows, modseq: int) -> None:
+    """Write flags and keywords; neighbours that end up alike together."""
+    alike: dict[tuple[int, str], list[int]] = {}
+    for row in rows:
+        alike.setdefault((row.flags, row.keywords), []).append(row.uid)
+    connection.executemany(
+        "UPDATE messages SET flags = ?, keywords = ?, unseen = ?, deleted = ?, modseq = ?"
+        " WHERE mailbox = ? AND uid BETWEEN ? AND ?",
+        [
+            (flags, keywords, not flags & SEEN, bool(flags & DELETED), modseq, number, first, last)
+            for (flags, keywords), uids in alike.items()
+            for first, last in UidSet.of(uids).ranges()
+        ],
+    )

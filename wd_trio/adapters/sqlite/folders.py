@@ -30,7 +30,7 @@ def delete(connection: sqlite3.Connection, user_id: str, path: str, now: int) ->
     size, count = connection.execute(
         "SELECT size_bytes, messages FROM mailboxes WHERE mailbox = ?", mine
     ).fetchone()
-    for table in ("messages", "vanished", "mailboxes"):
+    for table in ("messages", "changed", "vanished", "mailboxes"):
         connection.execute(f"DELETE FROM {table} WHERE mailbox = ?", mine)
     usage.add(connection, user_id, -size, -count)
     contents.drop_unused(connection, (number for (number,) in numbers), now)

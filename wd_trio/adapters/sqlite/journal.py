@@ -3,7 +3,8 @@
 Every expunge leaves its uids, as ranges, in the journal at its modseq. Trimming the journal raises the mailbox's
 floor to the highest modseq trimmed: who knows less than that can no longer be told all, and gets Outdated.
 
-SQLite has no statistics here, so where it would walk a mailbox the index to use is named (INDEXED BY).
+Every other change notes which uids it touched, as a few ranges that may hold others too: a message's own modseq
+decides. Of these notes the last `NOTED_MODSEQS` are kept; for who knows less, the whole mailbox is walked.
 """
 
 from __future__ import annotations
@@ -11,15 +12,37 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from itertools import groupby
+from typing import Final
 
 from wd_trio import errors
 from wd_trio.adapters.sqlite import contents, usage
 from wd_trio.adapters.sqlite.mailboxes import MailboxState
-from wd_trio.adapters.sqlite.rows import pick_deleted
+from wd_trio.adapters.sqlite.rows import Picked, pick, pick_deleted
 from wd_trio.mail.model import DELETED, SEEN, Changes, Expunged, FlagRow, Vanished
 from wd_trio.mail.numset import EMPTY, MAX_UID, UidSet
 
-_EVERY_UID = UidSet([(1, MAX_UID)])
+NOTED_MODSEQS: Final = 256
+_FORGET_EVERY: Final = 64  # modseqs
+_MOST_RANGES: Final = 16
+_EVERY_UID: Final = UidSet([(1, MAX_UID)])
+
+
+def note(connection: sqlite3.Connection, number: int, modseq: int, ranges: Sequence[tuple[int, int]]) -> None:
+    """Note which uids (first, last), in order and at least one, the change at `modseq` has touched."""
+    if len(ranges) > _MOST_RANGES:
+        ranges = [(ranges[0][0], ranges[-1][1])]
+    connection.executemany(
+        "INSERT INTO changed VALUES (?, ?, ?, ?)", [(number, modseq, first, last) for first, last in ranges]
+    )
+    _forget_notes(connection, number, modseq)
+
+
+def _forget_notes(connection: sqlite3.Connection, number: int, modseq: int) -> None:
+    """For every change of a mailbox, noted or not: drop the notes that have become too old, now and then."""
+    if modseq % _FORGET_EVERY == 0:
+        connection.execute(
+            "DELETE FROM changed WHERE mailbox = ? AND modseq <= ?", (number, modseq - NOTED_MODSEQS)
+        )
 
 
 def expunge(connection: sqlite3.Connection, mailbox: MailboxState, uids: UidSet | None, now: int) -> Expunged:
@@ -61,6 +84,7 @@ def remove(
             mailbox.number,
         ),
     )
+    _forget_notes(connection, mailbox.number, modseq)
     usage.add(connection, mailbox.user_id, -size, -len(gone))
     return Expunged(mailbox.modseq, modseq, gone)
 
@@ -72,12 +96,15 @@ def changes_since(connection: sqlite3.Connection, mailbox: MailboxState, since: 
     page, so no new message may be told before the last page has been absorbed.
     """
     _require_reach(connection, mailbox, since)
-    upto = _cut(connection, mailbox, since, limit)
+    if since == mailbox.modseq:
+        return Changes(since, since, mailbox.uid_next)
+    touched = _touched(connection, mailbox, since)
+    upto = _cut(connection, mailbox, touched, since, limit)
     span = (mailbox.number, since, upto)
     rows = connection.execute(
-        "SELECT uid, modseq, flags, keywords FROM messages INDEXED BY messages_changed"
-        " WHERE mailbox = ? AND modseq > ? AND modseq <= ? ORDER BY uid",
-        span,
+        f"SELECT m.uid, m.modseq, m.flags, m.keywords FROM {touched.source}"
+        f" WHERE {touched.condition} AND m.modseq > :since AND m.modseq <= :upto",
+        touched.parameters | {"since": since, "upto": upto},
     )
     changed = tuple(FlagRow(*row) for row in rows)
     ranges = connection.execute(
@@ -103,11 +130,23 @@ def _require_reach(connection: sqlite3.Connection, mailbox: MailboxState, since:
         raise errors.Outdated(f"modseq {since} is of another history", what="mailbox")
 
 
-def _cut(connection: sqlite3.Connection, mailbox: MailboxState, since: int, limit: int) -> int:
+def _touched(connection: sqlite3.Connection, mailbox: MailboxState, since: int) -> Picked:
+    """Messages among which are all that changed after `since`."""
+    if since < mailbox.modseq - NOTED_MODSEQS:
+        return pick(mailbox.number, _EVERY_UID)
+    notes = connection.execute(
+        "SELECT first, last FROM changed WHERE mailbox = ? AND modseq > ?", (mailbox.number, since)
+    )
+    return pick(mailbox.number, UidSet(notes))
+
+
+def _cut(
+    connection: sqlite3.Connection, mailbox: MailboxState, touched: Picked, since: int, limit: int
+) -> int:
     """The modseq through which a page reaches: whole transactions, at least one, `limit` entries if possible."""
-    after = {"mailbox": mailbox.number, "since": since, "limit": max(limit, 1)}
+    after = touched.parameters | {"mailbox": mailbox.number, "since": since, "limit": max(limit, 1)}
     entries = (
-        "SELECT modseq FROM messages WHERE mailbox = :mailbox AND modseq > :since "
+        f"SELECT m.modseq FROM {touched.source} WHERE {touched.condition} AND m.modseq > :since "
         "UNION ALL SELECT modseq FROM vanished WHERE mailbox = :mailbox AND modseq > :since"
     )
     beyond = connection.execute(f"{entries} ORDER BY 1 LIMIT 1 OFFSET :limit", after).fetchone()

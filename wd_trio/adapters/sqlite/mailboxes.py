@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from wd_trio import errors
-from wd_trio.mail.model import DEFAULT_MAILBOXES, SEEN, Mailbox, MailboxSpec, Opened
+from wd_trio.mail.model import DEFAULT_MAILBOXES, Mailbox, MailboxSpec, Opened
 from wd_trio.mail.names import INBOX
 from wd_trio.mail.numset import EMPTY, UidSet
 from wd_trio.ports.ids import new_id
@@ -20,6 +20,11 @@ from wd_trio.ports.ids import new_id
 _FIELDS: Final = (
     "id, user_id, path, uid_validity, uid_next, modseq, special_use, EXISTS (SELECT 1 FROM subscriptions s"
     " WHERE s.user_id = mailboxes.user_id AND s.path = mailboxes.path), messages, unseen, deleted, size_bytes"
+)
+
+_FIRST_UNSEEN: Final = (
+    "(SELECT coalesce(min(m.uid), 0) FROM messages m INDEXED BY messages_unseen"
+    " WHERE m.mailbox = mailboxes.mailbox AND m.unseen = 1)"
 )
 
 
@@ -166,17 +171,14 @@ def next_uid_validity(connection: sqlite3.Connection, now: int) -> int:
 
 def open_(connection: sqlite3.Connection, user_id: str, path: str, known_modseq: int) -> Opened:
     """What SELECT tells. `known_modseq` spares the walk over the uids of a mailbox that has not changed."""
-    mailbox = find(connection, user_id, path)
-    number, keywords = connection.execute(
-        "SELECT mailbox, keywords FROM mailboxes WHERE id = ?", (mailbox.id,)
+    row = connection.execute(
+        f"SELECT mailbox, keywords, {_FIRST_UNSEEN}, {_FIELDS} FROM mailboxes WHERE user_id = ? AND path = ?",
+        (user_id, canonical_path(path)),
     ).fetchone()
-    unseen = 0
-    if mailbox.unseen:
-        unseen = connection.execute(
-            "SELECT coalesce(min(uid), 0) FROM messages INDEXED BY messages_unseen"
-            f" WHERE mailbox = ? AND (flags & {SEEN}) = 0",
-            (number,),
-        ).fetchone()[0]
+    if row is None:
+        raise errors.NotFound(f"user {user_id} has no such mailbox", what="mailbox")
+    number, keywords, unseen = row[:3]
+    mailbox = _mailbox(row[3:])
     uids = None if known_modseq == mailbox.highest_modseq else _uids(connection, number, mailbox)
     return Opened(mailbox, uids, unseen, keywords)
 

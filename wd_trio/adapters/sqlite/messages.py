@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Final, NamedTuple
+from operator import itemgetter
+from typing import Any, Final, NamedTuple
 
 from wd_trio import errors
+from wd_trio.adapters.blobcache import BlobCache
 from wd_trio.adapters.sqlite import blobs as blobs_
-from wd_trio.adapters.sqlite import contents, usage
+from wd_trio.adapters.sqlite import contents, journal, usage
 from wd_trio.adapters.sqlite.mailboxes import MailboxState
 from wd_trio.adapters.sqlite.rows import pick
 from wd_trio.mail.model import (
@@ -73,8 +75,13 @@ def add(connection: sqlite3.Connection, mailbox: MailboxState, new: Sequence[New
     records: list[tuple[int | str, ...]] = []
     for uid, (flags, keywords, internal_date, size, content) in enumerate(new, mailbox.uid_next):
         rows.append(FlagRow(uid, modseq, flags, keywords))
-        records.append((mailbox.number, uid, modseq, flags, keywords, internal_date, now, size, content))
-    connection.executemany("INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", records)
+        marks = not flags & SEEN, bool(flags & DELETED)
+        records.append(
+            (mailbox.number, uid, modseq, flags, keywords, internal_date, now, size, content, *marks)
+        )
+    connection.executemany("INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", records)
+    if new:
+        journal.note(connection, mailbox.number, modseq, [(mailbox.uid_next, rows[-1].uid)])
     _count_in(connection, mailbox, modseq, rows, sum(row.size for row in new))
     return Appended(
         mailbox_id=mailbox.id,
@@ -115,7 +122,8 @@ def with_keywords(in_use: str, texts: set[str]) -> str:
 
 # -- fetch
 
-# MessageRow's fields in its order, up to `blobs`: a record of these is a row, and what was not asked for is NULL.
+# MessageRow's fields in its order, up to `blobs`. A record has the first ones, those asked for and the content's
+# number: each column costs a tenth of a microsecond a row, asked for or not.
 _BASE: Final = "m.uid, m.modseq, m.flags, m.keywords, m.internal_date, m.size"
 _FIELDS: Final = (
     ("c.envelope", Columns.ENVELOPE),
@@ -131,7 +139,7 @@ _FIELDS: Final = (
     ("m.saved_date", Columns.IDS),
     ("c.preview", Columns.PREVIEW),
 )
-_FIRST: Final = _BASE.count(",") + 1  # the place of the first of _FIELDS in a record
+_FIRST: Final = _BASE.count(",") + 1
 _OF_CONTENTS: Final = (
     Columns.ENVELOPE | Columns.STRUCTURE | Columns.BODY | Columns.PARTS | Columns.IDS | Columns.PREVIEW
 )
@@ -148,21 +156,41 @@ _SIZED: Final = (
 
 
 class Selection(NamedTuple):
-    """How to bring columns: what to select and to join, and the places in a record of what counts as bytes.
-    Behind a row's fields a record holds the internal number of its content."""
+    """How to bring columns: what to select and to join, and what a record of these means.
+
+    `sized` are the places in it of what counts as bytes; its last field is the internal number of the content.
+    """
 
     fields: str
     joins: str
     sized: tuple[int, ...]
+    spread: Callable[[tuple[Any, ...]], tuple[Any, ...]]
+
+    def row(self, record: tuple[Any, ...]) -> MessageRow:
+        return MessageRow(*self.spread((*record, None)))
+
+    def size(self, record: tuple[Any, ...]) -> int:
+        """How many bytes the columns of a record hold."""
+        size = 0
+        for place in self.sized:
+            value = record[place]
+            if value is not None:
+                size += len(value)
+        return size
 
 
 @cache
 def selection(columns: Columns) -> Selection:
-    fields = ", ".join(text if columns & bit else "NULL" for text, bit in _FIELDS)
+    asked = [(text, bit) for text, bit in _FIELDS if columns & bit]
+    place_of = {text: place for place, (text, _) in enumerate(asked, _FIRST)}
     joins = " JOIN contents c ON c.content = m.content" if columns & _OF_CONTENTS else ""
     joins += " JOIN texts t ON t.content = m.content" if columns & _OF_TEXTS else ""
-    sized = tuple(place for place, (_, bit) in enumerate(_FIELDS, _FIRST) if bit & _SIZED & columns)
-    return Selection(f"{_BASE}, {fields}, m.content", joins, sized)
+    return Selection(
+        ", ".join([_BASE, *place_of, "m.content"]),
+        joins,
+        tuple(place_of[text] for text, bit in asked if bit & _SIZED),
+        itemgetter(*range(_FIRST), *(place_of.get(text, -1) for text, _ in _FIELDS)),  # -1: the None behind
+    )
 
 
 def fetch(
@@ -173,6 +201,7 @@ def fetch(
     *,
     limit: int,
     budget_bytes: int,
+    cache: BlobCache,
 ) -> list[MessageRow]:
     """A page of the mailbox with that internal number: at most `limit` rows, and beyond the first no row that
     would bring the bytes of all asked-for columns and preloaded blobs above `budget_bytes`."""
@@ -181,18 +210,21 @@ def fetch(
     if not columns:
         narrow = f"SELECT {_BASE} FROM {picked.source} WHERE {picked.condition} LIMIT :limit"
         return [MessageRow(*record) for record in connection.execute(narrow, bounded)]
-    select, joins, sized = selection(columns)
+    chosen = selection(columns)
     cursor = connection.execute(
-        f"SELECT {select} FROM {picked.source}{joins} WHERE {picked.condition} LIMIT :limit", bounded
+        f"SELECT {chosen.fields} FROM {picked.source}{chosen.joins} WHERE {picked.condition} LIMIT :limit",
+        bounded,
     )
     page: list[MessageRow] = []
     left = budget_bytes
-    for row, content, size in rows_of(cursor, sized):
+    for record in cursor:
+        size = chosen.size(record)
         if page and size > left:
             break
         left -= size
+        row = chosen.row(record)
         if columns & Columns.ROPE:
-            left -= _preload(connection, row, content, left)
+            left -= _preload(connection, row, record[-1], left, cache)
         page.append(row)
     cursor.close()
     return page
@@ -209,11 +241,11 @@ def page(
     limit: int,
 ) -> list[MessageRow]:
     """Messages of the mailbox with that internal number in order of uid, past `beyond` where it is not 0."""
-    select, joins, sized = selection(columns)
-    index, only = (" INDEXED BY messages_unseen", f" AND (m.flags & {SEEN}) = 0") if unseen else ("", "")
+    chosen = selection(columns)
+    index, only = (" INDEXED BY messages_unseen", " AND m.unseen = 1") if unseen else ("", "")
     past, order = ("m.uid < :beyond", "DESC") if newest_first else ("m.uid > :beyond", "ASC")
     cursor = connection.execute(
-        f"SELECT {select} FROM messages m{index}{joins}"
+        f"SELECT {chosen.fields} FROM messages m{index}{chosen.joins}"
         f" WHERE m.mailbox = :mailbox AND {past}{only} ORDER BY m.uid {order} LIMIT :limit",
         {
             "mailbox": number,
@@ -221,27 +253,22 @@ def page(
             "limit": limit,
         },
     )
-    return [row for row, _, _ in rows_of(cursor, sized)]
+    return [chosen.row(record) for record in cursor]
 
 
-def rows_of(cursor: sqlite3.Cursor, sized: tuple[int, ...]) -> Iterator[tuple[MessageRow, int, int]]:
-    """Each row with its content's number and how many bytes its columns hold."""
-    for record in cursor:
-        size = 0
-        for place in sized:
-            value = record[place]
-            if value is not None:
-                size += len(value)
-        yield MessageRow(*record[:-1]), record[-1], size
-
-
-def _preload(connection: sqlite3.Connection, row: MessageRow, content: int, room: int) -> int:
+def _preload(
+    connection: sqlite3.Connection, row: MessageRow, content: int, room: int, cache: BlobCache
+) -> int:
     """Add whole blobs that fit `room` bytes to the row; how many bytes they are."""
     used = 0
     loaded: dict[bytes, bytes] = {}
     for digest, size, blob in blobs_.of_content(connection, content):
         if used + size <= room:
-            loaded[digest] = blobs_.read_span(connection, blob, 0, size)
+            whole = cache.get(digest)
+            if whole is None:
+                whole = blobs_.read_span(connection, blob, 0, size)
+                cache.put(digest, whole)
+            loaded[digest] = whole
             used += size
     row.blobs = loaded or None
     return used

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from wd_trio.mail.model import DELETED
 from wd_trio.mail.numset import UidSet
 
 _ONE_RANGE: Final = ("messages m", "m.mailbox = :mailbox AND m.uid BETWEEN :first AND :last")
@@ -39,7 +38,7 @@ def pick(mailbox: int, uids: UidSet) -> Picked:
 def pick_deleted(mailbox: int, uids: UidSet) -> Picked:
     """Those among `uids` that are marked \\Deleted."""
     source, condition, parameters = pick(mailbox, uids)
-    return Picked(source + _DELETED, f"{condition} AND (m.flags & {DELETED}) <> 0", parameters)
+    return Picked(source + _DELETED, f"{condition} AND m.deleted = 1", parameters)
 
 
 def json_list(numbers: Iterable[int]) -> str:

@@ -7,6 +7,12 @@ Layout of mail
 - messages: one narrow row per message, clustered by (mailbox, uid), so that FETCH FLAGS of a thousand messages
   reads a dozen pages. What never changes is in `contents` (small, rendered) and `texts` (header and rope, large,
   apart so that ENVELOPE pages stay dense); copies of a message share them.
+- messages.unseen and .deleted repeat two bits of `flags`: the partial indexes hang on them, so that a change of other
+  flags leaves the indexes alone.
+- contents.plain_header: nothing in the header is encoded, so SQLite itself can look for a text in it. 0 where that is
+  not so or was never looked at.
+- changed: which uids were touched at each of a mailbox's last modseqs, as ranges that may hold others too. It finds
+  what changed since a modseq; an index of messages by modseq would, too, at an entry for each message changed.
 - vanished: the journal of expunges, as uid ranges by modseq. mailboxes.journal_floor: the highest modseq trimmed
   from it.
 - subscriptions: names, which outlive the mailboxes they name (RFC 3501 §6.3.6).
@@ -166,7 +172,28 @@ _SUBSCRIPTIONS: Final = (
     "DROP TABLE mailboxes_1",
 )
 
-STORE_SCHEMA: Final[Schema] = (_MAILBOXES + _MESSAGES + _BLOBS + _DOCUMENTS, _SUBSCRIPTIONS)
+_CHANGED: Final = (
+    "DROP INDEX messages_changed",
+    "DROP INDEX messages_unseen",
+    "DROP INDEX messages_deleted",
+    "ALTER TABLE messages ADD COLUMN unseen INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE messages ADD COLUMN deleted INTEGER NOT NULL DEFAULT 0",
+    "UPDATE messages SET unseen = (flags & 1) = 0, deleted = (flags & 8) <> 0 WHERE (flags & 9) <> 1",
+    "CREATE INDEX messages_unseen ON messages (mailbox, uid) WHERE unseen = 1",
+    "CREATE INDEX messages_deleted ON messages (mailbox, uid) WHERE deleted = 1",
+    """CREATE TABLE changed (
+        mailbox INTEGER NOT NULL,
+        modseq INTEGER NOT NULL,
+        first INTEGER NOT NULL,
+        last INTEGER NOT NULL,
+        PRIMARY KEY (mailbox, modseq, first)
+    ) WITHOUT ROWID""",
+    "ALTER TABLE contents ADD COLUMN plain_header INTEGER NOT NULL DEFAULT 0",
+    # What came before, nobody knows where: an entry at the mailbox's modseq stands for all of it.
+    "INSERT INTO changed SELECT mailbox, modseq, 1, uid_next FROM mailboxes",
+)
+
+STORE_SCHEMA: Final[Schema] = (_MAILBOXES + _MESSAGES + _BLOBS + _DOCUMENTS, _SUBSCRIPTIONS, _CHANGED)
 
 STATE_SCHEMA: Final[Schema] = (
     (

@@ -6,12 +6,16 @@ What the methods do is in mailboxes.py, folders.py, messages.py, flags.py, journ
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
+from wd_trio.adapters.blobcache import BlobCache
 from wd_trio.adapters.sqlite import blobs as blobs_
-from wd_trio.adapters.sqlite import flags, folders, journal, mailboxes, usage
+from wd_trio.adapters.sqlite import flags as flags_
+from wd_trio.adapters.sqlite import folders, journal, mailboxes, usage
 from wd_trio.adapters.sqlite import messages as messages_
 from wd_trio.adapters.sqlite import search as search_
 from wd_trio.adapters.sqlite.database import SqliteDatabase
+from wd_trio.mail.flagrows import FlagRows
 from wd_trio.mail.model import (
     Appended,
     BlobData,
@@ -34,12 +38,16 @@ from wd_trio.mail.numset import UidSet
 from wd_trio.mail.search import SearchKey
 from wd_trio.ports.gateway import reads, writes
 
+BLOB_CACHE_BYTES: Final = 8 << 20
+FEW_ROWS: Final = 8
+
 
 class SqliteStore:
     """ports.mail.MailStore and ports.blobs.Blobs; see there for what each method promises."""
 
-    def __init__(self, database: SqliteDatabase) -> None:
+    def __init__(self, database: SqliteDatabase, *, blob_cache_bytes: int = BLOB_CACHE_BYTES) -> None:
         self._database = database
+        self._cache = BlobCache(blob_cache_bytes)
 
     # -- mailboxes
 
@@ -51,17 +59,17 @@ class SqliteStore:
 
     @reads("store")
     def list_mailboxes(self, user_id: str) -> list[Mailbox]:
-        with self._database.reading() as connection:
+        with self._database.reading(one_statement=True) as connection:
             return mailboxes.list_of(connection, user_id)
 
     @reads("store")
     def get_mailbox(self, mailbox_id: str) -> Mailbox:
-        with self._database.reading() as connection:
+        with self._database.reading(one_statement=True) as connection:
             return mailboxes.get(connection, mailbox_id)
 
     @reads("store")
     def find_mailbox(self, user_id: str, path: str) -> Mailbox:
-        with self._database.reading() as connection:
+        with self._database.reading(one_statement=True) as connection:
             return mailboxes.find(connection, user_id, path)
 
     @reads("store")
@@ -93,7 +101,7 @@ class SqliteStore:
 
     @reads("store")
     def subscriptions(self, user_id: str) -> list[str]:
-        with self._database.reading() as connection:
+        with self._database.reading(one_statement=True) as connection:
             return mailboxes.subscriptions(connection, user_id)
 
     # -- messages
@@ -127,11 +135,23 @@ class SqliteStore:
         limit: int = 256,
         budget_bytes: int = 1 << 20,
     ) -> list[MessageRow]:
-        with self._database.reading() as connection:
+        with self._database.reading(many_rows=len(uids) > FEW_ROWS) as connection:
             mailbox = mailboxes.state_by_id(connection, mailbox_id)
             return messages_.fetch(
-                connection, mailbox.number, uids, columns, limit=limit, budget_bytes=budget_bytes
+                connection,
+                mailbox.number,
+                uids,
+                columns,
+                limit=limit,
+                budget_bytes=budget_bytes,
+                cache=self._cache,
             )
+
+    @reads("store")
+    def flags(self, mailbox_id: str, uids: UidSet) -> FlagRows:
+        with self._database.reading() as connection:
+            mailbox = mailboxes.state_by_id(connection, mailbox_id)
+            return flags_.read(connection, mailbox.number, uids)
 
     @reads("store")
     def page(
@@ -145,7 +165,7 @@ class SqliteStore:
         unseen: bool = False,
         limit: int = 20,
     ) -> MessagePage:
-        with self._database.reading() as connection:
+        with self._database.reading(many_rows=True) as connection:
             mailbox, number = mailboxes.get_of_user(connection, user_id, mailbox_id)
             rows = messages_.page(
                 connection,
@@ -164,7 +184,7 @@ class SqliteStore:
     ) -> FlagsStored:
         with self._database.writing() as connection:
             mailbox = mailboxes.state_by_id(connection, mailbox_id)
-            return flags.store(connection, mailbox, uids, change, unchanged_since)
+            return flags_.store(connection, mailbox, uids, change, unchanged_since)
 
     @writes("store")
     def expunge(self, mailbox_id: str, uids: UidSet | None = None) -> Expunged:
@@ -185,13 +205,13 @@ class SqliteStore:
     def search(
         self, mailbox_id: str, uids: UidSet, key: SearchKey, *, now: int, after: int = 0, limit: int = 1000
     ) -> Found:
-        with self._database.reading() as connection:
+        with self._database.reading(many_rows=True) as connection:
             mailbox = mailboxes.state_by_id(connection, mailbox_id)
             return search_.page(connection, mailbox, uids, key, now=now, after=after, limit=limit)
 
     @reads("store")
     def changes_since(self, mailbox_id: str, modseq: int, *, limit: int = 1000) -> Changes:
-        with self._database.reading() as connection:
+        with self._database.reading(many_rows=True) as connection:
             mailbox = mailboxes.state_by_id(connection, mailbox_id)
             return journal.changes_since(connection, mailbox, modseq, limit)
 
@@ -206,7 +226,7 @@ class SqliteStore:
 
     @reads("store")
     def usage(self, user_id: str) -> Usage:
-        with self._database.reading() as connection:
+        with self._database.reading(one_statement=True) as connection:
             return usage.get(connection, user_id)
 
     @writes("store")
@@ -221,7 +241,7 @@ class SqliteStore:
 
     @reads("store")
     def ping(self) -> None:
-        with self._database.reading() as connection:
+        with self._database.reading(one_statement=True) as connection:
             connection.execute("SELECT value FROM counters").fetchone()
 
     # -- blobs

@@ -64,6 +64,7 @@ def delete_mail(connection: sqlite3.Connection, user_id: str, now: int) -> int:
     numbers = connection.execute(f"SELECT content FROM messages WHERE {among}", (user_id,)).fetchall()
     connection.execute(f"DELETE FROM messages WHERE {among}", (user_id,))
     connection.execute(f"DELETE FROM vanished WHERE {among}", (user_id,))
+    connection.execute(f"DELETE FROM changed WHERE {among}", (user_id,))
     connection.execute("DELETE FROM mailboxes WHERE user_id = ?", (user_id,))
     connection.execute("DELETE FROM subscriptions WHERE user_id = ?", (user_id,))
     connection.execute("DELETE FROM accounts WHERE user_id = ?", (user_id,))

@@ -43,7 +43,7 @@ async def authenticate(request: Authenticate, caller: Caller, services: ApiServi
         login = await services.auth.login(
             username=request.username,
             password=Secret(request.password),
-            peer_ip=request.ip or caller.ip,
+            peer_ip=request.ip or caller.sent.ip,
             protocol="api",
         )
     except Denied as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Annotated, Final
 
 from msgspec import Meta, field
@@ -23,6 +24,7 @@ from wd_trio.mail.model import (
     MessageRow,
     flag_names,
 )
+from wd_trio.mail.params import Params
 from wd_trio.mail.render import (
     Attachment,
     Person,
@@ -178,8 +180,8 @@ def _item(mailbox: str, row: MessageRow) -> MessageItem:
         draft=bool(flags & DRAFT),
         answered=bool(flags & ANSWERED),
         forwarded=_forwarded(row),
-        flags=flag_names(flags, row.keywords),
-        content_type=_content_type(structure),
+        flags=_flag_names(flags, row.keywords),
+        content_type=_content_type(structure.content_type, structure.params),
     )
 
 
@@ -218,11 +220,11 @@ def message_shown(
         draft=bool(flags & DRAFT),
         answered=bool(flags & ANSWERED),
         forwarded=_forwarded(row),
-        flags=flag_names(flags, row.keywords),
+        flags=_flag_names(flags, row.keywords),
         html=[link_attachments(document, attachments) for document in html],
         text=text,
         attachments=[_attachment(each) for each in attachments],
-        content_type=_content_type(structure),
+        content_type=_content_type(structure.content_type, structure.params),
     )
 
 
@@ -268,8 +270,12 @@ def _attachment(attachment: Attachment) -> AttachmentItem:
     )
 
 
-def _content_type(structure: Structure) -> ContentType:
-    return ContentType(value=structure.content_type, params=shown_params(structure.params))
+_flag_names = lru_cache(maxsize=1024)(flag_names)
+
+
+@lru_cache(maxsize=1024)
+def _content_type(content_type: str, params: Params) -> ContentType:
+    return ContentType(value=content_type, params=shown_params(params))
 
 
 def _forwarded(row: MessageRow) -> bool:

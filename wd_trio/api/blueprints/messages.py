@@ -16,10 +16,9 @@ from urllib.parse import quote
 
 import trio
 from msgspec import UNSET, Meta, UnsetType
-from quart import Response
-from quart import request as current_request
 from werkzeug.exceptions import RequestTimeout
 
+from wd_trio.api.asgi import Header, Incoming, Reply
 from wd_trio.api.auth import OWN, Caller
 from wd_trio.api.blueprints.message_items import (
     LIST_COLUMNS,
@@ -32,10 +31,9 @@ from wd_trio.api.blueprints.message_items import (
 )
 from wd_trio.api.fields import Id
 from wd_trio.api.paging import turn_of
-from wd_trio.api.routing import Routes, body_chunks
+from wd_trio.api.routing import Routes
 from wd_trio.api.schema import Answer, Done, Faults, Item, Listing, Paging, Request
 from wd_trio.api.services import ApiOptions, ApiServices
-from wd_trio.api.streams import StepsBody
 from wd_trio.errors import NotFound
 from wd_trio.mail.model import (
     ANSWERED,
@@ -61,6 +59,13 @@ JSON_UPLOAD_BYTES: Final = 8 << 20
 UPLOAD_S: Final = 900.0
 _MESSAGES: Final = "/users/{user}/mailboxes/{mailbox}/messages"
 _MESSAGE: Final = _MESSAGES + "/{message}"
+# What strangers sent must never be a page of this site.
+_STRANGERS: Final[tuple[Header, ...]] = (
+    (b"cache-control", b"private, no-store"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", b"sandbox; default-src 'none'"),
+)
+_MEDIA: Final = re.compile(r"[\w!#$&^.+-]{1,127}/[\w!#$&^.+-]{1,127}", re.ASCII)  # RFC 6838 §4.2
 _CURSOR: Final = re.compile(r"[0-9]{1,10}")
 _KEYWORD: Final = re.compile(r"[A-Za-z0-9$_.!#&'+,/:;<=>?@^`|~-]{1,64}")
 
@@ -170,7 +175,7 @@ class GetSource(Request, frozen=True):
     media=RFC822,
     deadline=False,
 )
-async def get_source(request: GetSource, caller: Caller, services: ApiServices) -> Response:
+async def get_source(request: GetSource, caller: Caller, services: ApiServices) -> Reply:
     """Stream the source of a message"""
     with trio.fail_after(services.options.request_s):
         row = await services.reading.message(request.user, request.mailbox, request.message, Columns.ROPE)
@@ -193,7 +198,7 @@ class GetAttachment(Request, frozen=True):
     media="application/octet-stream",
     deadline=False,
 )
-async def get_attachment(request: GetAttachment, caller: Caller, services: ApiServices) -> Response:
+async def get_attachment(request: GetAttachment, caller: Caller, services: ApiServices) -> Reply:
     """Stream an attachment, decoded"""
     columns = Columns.ROPE | Columns.PARTS | Columns.STRUCTURE
     with trio.fail_after(services.options.request_s):
@@ -201,25 +206,21 @@ async def get_attachment(request: GetAttachment, caller: Caller, services: ApiSe
     for attachment in read_structure(row.bodystructure or b"").attachments:
         if attachment.id == request.attachment:
             body = attachment.body
-            return _streamed(
-                services.reading.content(row, body), body.content_type, filename=attachment.filename
-            )
+            media = body.content_type if _MEDIA.fullmatch(body.content_type) else "application/octet-stream"
+            return _streamed(services.reading.content(row, body), media, filename=attachment.filename)
     raise NotFound(f"no attachment {request.attachment}", what="attachment")
 
 
 def _streamed(
     pieces: AsyncIterator[bytes], media: str, *, length: int | None = None, filename: str = ""
-) -> Response:
-    response = Response(StepsBody(pieces), content_type=media)
-    response.headers["Cache-Control"] = "private, no-store"
-    # What strangers sent must never be a page of this site.
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Content-Security-Policy"] = "sandbox; default-src 'none'"
+) -> Reply:
+    headers: list[Header] = [*_STRANGERS]
     if length is not None:
-        response.headers["Content-Length"] = str(length)
+        headers.append((b"content-length", b"%d" % length))
     if filename:
-        response.headers["Content-Disposition"] = f"attachment; filename*=UTF-8''{quote(filename, safe='')}"
-    return response
+        name = quote(filename, safe="").encode()
+        headers.append((b"content-disposition", b"attachment; filename*=UTF-8''" + name))
+    return Reply(pieces, media=media, headers=tuple(headers))
 
 
 # -- changes
@@ -411,8 +412,8 @@ async def upload_message(request: UploadMessage, caller: Caller, services: ApiSe
         date = date.replace(tzinfo=UTC)
     with services.changing.spool(most_bytes=services.options.message_bytes) as spool:
         with trio.move_on_after(UPLOAD_S) as slow:
-            if current_request.mimetype == RFC822:
-                await _receive(spool, services.options)
+            if caller.sent.media == RFC822:
+                await _receive(caller.sent, spool, services.options)
             else:
                 await spool.write(_decoded(request.raw))
         if slow.cancelled_caught:
@@ -432,12 +433,11 @@ async def upload_message(request: UploadMessage, caller: Caller, services: ApiSe
     return Uploaded(message=made)
 
 
-async def _receive(spool: Spool, options: ApiOptions) -> None:
+async def _receive(sent: Incoming, spool: Spool, options: ApiOptions) -> None:
     """Take the body in, as fast as it can be kept; a client may pause for `body_s`."""
-    chunks = body_chunks(options.message_bytes)
     while True:
         with trio.move_on_after(options.body_s) as slow:
-            chunk = await anext(chunks, None)
+            chunk = await sent.chunk(options.message_bytes)
         if slow.cancelled_caught:
             raise RequestTimeout
         if chunk is None:

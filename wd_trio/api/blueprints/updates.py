@@ -7,24 +7,23 @@ EventSource wants it; on a WebSocket it is the key `id` of the message.
 
 Nothing is queued: the next batch is made when the last one was taken, so a client that reads slowly hears later, and
 one that does not read at all holds up nobody. Ways to end: the client goes, nothing happens for half an hour, the
-user is logged out or gets another password, the server leaves.
+user is logged out or gets another password, the token is no longer valid, the server leaves.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from types import TracebackType
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final
 
 import msgspec
 import structlog
 import trio
 from msgspec import Meta
-from quart import Response, websocket
-from quart import request as current_request
-from quart.wrappers.response import ResponseBody
+from quart import websocket
 
-from wd_trio.api.auth import OWN, Caller
+from wd_trio.api.asgi import NO_STORE, Reply
+from wd_trio.api.auth import OWN, Caller, verify_again
+from wd_trio.api.errors import BadToken
 from wd_trio.api.fields import Id
 from wd_trio.api.routing import Routes
 from wd_trio.api.schema import Request
@@ -38,7 +37,8 @@ routes: Final = Routes("Updates")
 
 CHUNK_BYTES: Final = 64 << 10
 RETRY_MS: Final = 2000
-LAST_EVENT_ID: Final = "Last-Event-ID"
+VERIFY_S: Final = 60.0
+LAST_EVENT_ID: Final = b"last-event-id"
 EVENT_STREAM: Final = "text/event-stream"
 GOING_AWAY: Final = 1001  # RFC 6455 §7.4.1
 TRY_AGAIN: Final = 1013
@@ -61,51 +61,69 @@ class FollowUpdates(Request, frozen=True):
     media=EVENT_STREAM,
     deadline=False,
 )
-async def stream_updates(request: FollowUpdates, caller: Caller, services: ApiServices) -> Response:
+async def stream_updates(request: FollowUpdates, caller: Caller, services: ApiServices) -> Reply:
     """Follow what happens in a user's mailboxes, as Server-Sent Events"""
-    feed = await _open(request, services, current_request.headers.get(LAST_EVENT_ID, ""))
-    response = Response(EventBody(feed), content_type=EVENT_STREAM)
-    response.headers["Cache-Control"] = "no-store"
-    response.headers["X-Accel-Buffering"] = "no"  # nginx would hold events back
-    return response
+    feed = await _open(request, caller, services)
+    headers = (NO_STORE, (b"x-accel-buffering", b"no"))  # nginx would hold events back
+    told = _Followed(feed, caller, services)
+    return Reply(_chunks(told), media=EVENT_STREAM, headers=headers, held=feed)
 
 
 @routes.websocket("/users/{user}/updates/ws", request=FollowUpdates)
 async def follow_updates(request: FollowUpdates, caller: Caller, services: ApiServices) -> None:
     """Follow what happens in a user's mailboxes, as a WebSocket"""
-    feed = await _open(request, services, websocket.headers.get(LAST_EVENT_ID, ""))
-    await websocket.accept()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_ignore_client)
-        code = await _tell(feed)
-        nursery.cancel_scope.cancel()
+    with await _open(request, caller, services) as feed:
+        await websocket.accept()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_ignore_client)
+            code = await _tell(_Followed(feed, caller, services))
+            nursery.cancel_scope.cancel()
     await websocket.close(code)
 
 
-async def _open(request: FollowUpdates, services: ApiServices, header: str) -> Feed:
-    """The feed that is asked for. NotFound for the user, Limited, Unavailable."""
+async def _open(request: FollowUpdates, caller: Caller, services: ApiServices) -> Feed:
+    """The feed that is asked for, its place taken. NotFound for the user, Limited, Unavailable."""
     with trio.fail_after(services.options.request_s):
         await services.users.get(request.user)
-    services.updates.require_room(request.user)
-    return services.updates.feed(request.user, request.last_event_id or header)
+    return services.updates.feed(request.user, request.last_event_id or caller.sent.header(LAST_EVENT_ID))
+
+
+class _Followed:
+    """A feed, as long as its caller may follow it. `failed` says that it ended by an error."""
+
+    def __init__(self, feed: Feed, caller: Caller, services: ApiServices) -> None:
+        self._feed = feed
+        self._caller = caller
+        self._services = services
+        self._verify_at = trio.current_time() + VERIFY_S
+        self.failed = False
+
+    async def next(self) -> Batch | None:
+        """The next batch, None at the end."""
+        try:
+            batch = await self._feed.next()
+            if batch is not None and trio.current_time() >= self._verify_at:
+                with trio.fail_after(self._services.options.request_s):
+                    await verify_again(self._services, self._caller)
+                self._verify_at = trio.current_time() + VERIFY_S
+        except BadToken:
+            return None
+        except (WdError, trio.TooSlowError) as error:
+            log.warning("updates ended", error=str(error), what=getattr(error, "what", ""))
+            self.failed = True
+            return None
+        return batch
 
 
 # -- as a WebSocket
 
 
-async def _tell(feed: Feed) -> int:
+async def _tell(told: _Followed) -> int:
     """Send what the feed has until it ends; the code to close with."""
-    with feed:
-        while True:
-            try:
-                batch = await feed.next()
-            except WdError as error:
-                log.warning("updates ended", error=str(error), what=error.what)
-                return TRY_AGAIN
-            if batch is None:
-                return GOING_AWAY
-            for message in _messages(batch):
-                await websocket.send(message)
+    while (batch := await told.next()) is not None:
+        for message in _messages(batch):
+            await websocket.send(message)
+    return TRY_AGAIN if told.failed else GOING_AWAY
 
 
 def _messages(batch: Batch) -> Iterator[str]:
@@ -129,39 +147,13 @@ async def _ignore_client() -> None:
 # -- as Server-Sent Events
 
 
-class EventBody(ResponseBody):
+async def _chunks(told: _Followed) -> AsyncIterator[bytes]:
     """The stream: chunks of whole events, of at most about CHUNK_BYTES."""
-
-    def __init__(self, feed: Feed) -> None:
-        self._feed = feed
-        self._lines: Iterator[bytes] = iter((b"retry: %d\n\n" % RETRY_MS,))
-
-    async def __aenter__(self) -> Self:
-        self._feed.__enter__()
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException], exc_value: BaseException, tb: TracebackType
-    ) -> None:
-        self._feed.__exit__(exc_type, exc_value, tb)
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        while not (chunk := _gather(self._lines)):
-            try:
-                batch = await self._feed.next()
-            except WdError as error:
-                log.warning("updates ended", error=str(error), what=error.what)
-                batch = None
-            if batch is None:
-                raise StopAsyncIteration
-            self._lines = _blocks(batch)
-        return chunk
-
-    async def convert_to_sequence(self) -> bytes:
-        return b"".join([chunk async for chunk in self])
+    yield b"retry: %d\n\n" % RETRY_MS
+    while (batch := await told.next()) is not None:
+        lines = _blocks(batch)
+        while chunk := _gather(lines):
+            yield chunk
 
 
 def _gather(lines: Iterator[bytes]) -> bytes:

@@ -233,7 +233,7 @@ async def _revoking(user_id: str, services: ApiServices) -> AsyncIterator[None]:
 
 async def _verify(request: ChangeUser, password: str, caller: Caller, services: ApiServices) -> None:
     user = await services.users.get(request.user)
-    peer_ip = (caller.user_id is None and request.ip) or caller.ip
+    peer_ip = (caller.user_id is None and request.ip) or caller.sent.ip
     try:
         login = await services.auth.login(
             username=user.username, password=Secret(password), peer_ip=peer_ip, protocol="api"

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Final
 
 from wd_trio.mail import mutf7
+from wd_trio.mail.flagrows import FlagRows
 from wd_trio.mail.model import SEPARATOR, SYSTEM_FLAGS, flag_names
 from wd_trio.mail.numset import EMPTY, UidSet
 from wd_trio.proto.imap.commands import FetchBody
@@ -214,6 +215,35 @@ def mailbox_name(name: str, *, utf8: bool = False) -> bytes:
 def fetch_line(seq: int, items: bytes) -> bytes:
     """A whole FETCH response; `items` is the inside of its parentheses."""
     return b"* %d FETCH (%b)\r\n" % (seq, items)
+
+
+def fetch_flags(seqs: Iterable[int], rows: FlagRows, *, uid: bool, flags: bool, modseq: bool) -> bytes:
+    """A FETCH response for each row, of UID, FLAGS and MODSEQ those asked for (at least one). All of them are one
+    format: a mailbox's worth costs a fraction of line by line."""
+    shapes: list[bytes] = []
+    columns: list[Iterable[int | bytes]] = [seqs]
+    if uid:
+        shapes.append(b"UID %d")
+        columns.append(rows.uids)
+    if flags:
+        shapes.append(b"FLAGS %b")
+        columns.append(_flags_lists(rows))
+    if modseq:
+        shapes.append(b"MODSEQ (%d)")
+        columns.append(rows.modseqs)
+    values: list[int | bytes] = [0] * (len(rows) * len(columns))
+    for place, column in enumerate(columns):
+        values[place :: len(columns)] = column
+    return b"* %%d FETCH (%b)\r\n" % b" ".join(shapes) * len(rows) % tuple(values)
+
+
+def _flags_lists(rows: FlagRows) -> list[bytes]:
+    texts = {value: flags_list(value, "") for value in set(rows.flags)}
+    lists = [texts[value] for value in rows.flags]
+    for uid, keywords in rows.keywords.items():
+        at = rows.uids.index(uid)
+        lists[at] = flags_list(rows.flags[at], keywords)
+    return lists
 
 
 @lru_cache(maxsize=4096)

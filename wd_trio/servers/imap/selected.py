@@ -6,7 +6,7 @@ changes since. Lines come one at a time, so that a large expunge is told in cons
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from wd_trio.mail.model import FlagRow, Opened
 from wd_trio.mail.numset import UidSet
@@ -68,7 +68,7 @@ class Selected:
             elif isinstance(update, ExistsUpdate):
                 yield encode.exists(update.count)
             else:
-                yield from self.new_keywords((update.row,))
+                yield from self.new_keywords((update.row.keywords,))
                 yield self.flags_line(update.seq, update.row, uid=True, modseq=modseq)
 
     @staticmethod
@@ -82,9 +82,9 @@ class Selected:
             items.append(encode.modseq(row.modseq))
         return encode.fetch_line(seq, b" ".join(items))
 
-    def new_keywords(self, rows: tuple[FlagRow, ...]) -> Iterator[bytes]:
-        """A fresh FLAGS response where rows hold keywords that the client has not been told of."""
-        fresh = {word for row in rows if row.keywords for word in row.keywords.split()} - self._keywords
+    def new_keywords(self, texts: Iterable[str]) -> Iterator[bytes]:
+        """A fresh FLAGS response where messages' keywords hold such as the client has not been told of."""
+        fresh = {word for text in texts if text for word in text.split()} - self._keywords
         if fresh:
             self._keywords |= fresh
             yield encode.flags([*encode.SYSTEM_FLAG_NAMES, *self.keywords])

@@ -32,11 +32,13 @@ CommandHandler: TypeAlias = Callable[[ImapSession, str, Any], Awaitable[None]]
 
 async def serve_imap(connection: Connection, services: ImapServices, options: ImapOptions) -> str:
     """Serve one IMAP connection to its end; the reason in a fixed word."""
+    tally = telemetry.open_tally(PROTOCOL)
     session = ImapSession(connection, services, options)
     try:
         return await _run(session)
     finally:
         await session.close()
+        tally.count(telemetry.ENDING)
 
 
 async def _run(session: ImapSession) -> str:
@@ -126,8 +128,12 @@ _durations: dict[str, Any] = {}
 
 
 def observe(name: str, seconds: float) -> None:
-    """Record how long a command took; names come from the command table, so the labels are bounded."""
+    """Record how long a command of this task's session took and what it cost; names come from the command table,
+    so the labels are bounded."""
     child = _durations.get(name)
     if child is None:
         child = _durations[name] = telemetry.request_seconds.labels(PROTOCOL, name)
     child.observe(seconds)
+    tally = telemetry.tally.get()
+    if tally is not None:
+        tally.count(name)

@@ -81,6 +81,7 @@ class _Session:
         self._lhlo = ""
         self._mail = Mail("")
         self._recipients: list[Recipient] = []
+        self._tally = telemetry.open_tally("lmtp")
 
     async def run(self) -> str:
         try:
@@ -99,6 +100,7 @@ class _Session:
                 case CommandEvent() as event:
                     begun = time.perf_counter()
                     await self._command(event.command)
+                    self._tally.count(event.name)
                     if isinstance(event.command, Quit):
                         await self._flush()
                         return "quit"
@@ -179,8 +181,10 @@ class _Session:
             begun = time.perf_counter()
             if trouble is not None:
                 self._out += data_reply(trouble) * len(recipients)
+                telemetry.deliveries_total.labels("failed").inc(len(recipients))
             elif spool.over:
                 self._out += replies.TOO_BIG * len(recipients)
+                telemetry.deliveries_total.labels("too_big").inc(len(recipients))
             else:
                 await self._deliver(recipients, spool)
         _seconds["DATA"].observe(time.perf_counter() - begun)

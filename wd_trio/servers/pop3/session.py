@@ -35,6 +35,8 @@ from wd_trio.service.maildrop import Maildrop
 from wd_trio.service.sessions import Session
 
 OUTPUT_BYTES: Final = 64 << 10
+MARKS: Final = "marks"
+"""What writing the marks of a batch costs is on this account, beside the commands."""
 EVENTS_BETWEEN_CHECKPOINTS: Final = 32  # one read may hold thousands of commands: others want their turn
 
 log = structlog.get_logger()
@@ -58,6 +60,7 @@ class Pop3Session:
         self._login_until = trio.current_time() + options.login_timeout_s
         self._record: Session | None = None
         self._out = Outbox(replies.greeting(options.hostname))
+        self._tally = telemetry.open_tally(PROTOCOL)
 
     # Output
 
@@ -83,6 +86,7 @@ class Pop3Session:
                 await self._write_marks()
             except WdError as error:
                 log.warning("marks not written", connection=self.connection.peer.id, error=str(error))
+            self._tally.count(MARKS)
             await self.connection.send(self._out.take())
 
     async def _write_marks(self) -> None:
@@ -165,6 +169,7 @@ class Pop3Session:
             self._out.write(error_reply(error))
         self._out.end()
         _seconds[event.name].observe(perf_counter() - begun)
+        self._tally.count(event.name)
 
     async def _last_words(self, data: bytes, reason: str) -> str:
         self._out.add(data)
@@ -205,6 +210,11 @@ class Pop3Session:
                 await self.services.maildrops.close(record.user_id, self.connection.peer.id)
             await self.services.sessions.end(record)
 
+    async def close(self) -> None:
+        """The end of the connection, whatever has led to it."""
+        await self.leave()
+        self._tally.count(telemetry.ENDING)
+
 
 async def serve_pop3(connection: Connection, services: Pop3Services, options: Pop3Options) -> str:
     """Serve one POP3 connection to its end; the reason in a fixed word."""
@@ -212,4 +222,4 @@ async def serve_pop3(connection: Connection, services: Pop3Services, options: Po
     try:
         return await session.run()
     finally:
-        await session.leave()
+        await session.close()

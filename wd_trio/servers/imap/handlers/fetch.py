@@ -44,6 +44,7 @@ _UTF8: Final[dict[str, Encoder]] = {
     "BODYSTRUCTURE": lambda row: b"BODYSTRUCTURE " + (row.bodystructure_utf8 or row.bodystructure or b""),
 }
 _FLAGS: Final = _PLAIN["FLAGS"][1]
+_OF_FLAGS: Final = frozenset({"UID", "FLAGS", "MODSEQ"})
 HEADER_FIELDS: Final = ("HEADER.FIELDS", "HEADER.FIELDS.NOT")
 
 
@@ -56,8 +57,10 @@ class Plan:
     bodies: tuple[c.FetchBody, ...]
     binary_sizes: tuple[str, ...]
     decoded: frozenset[str]  # the parts whose transfer encoding is undone
+    tells_uid: bool
     tells_flags: bool
     tells_modseq: bool
+    only_flags: bool  # with uid and modseq, perhaps
     marks_seen: bool
 
     @property
@@ -88,8 +91,10 @@ def plan(command: c.Fetch, *, read_only: bool, utf8: bool, condstore: bool) -> P
         command.bodies,
         command.binary_sizes,
         frozenset(decoded),
+        "UID" in asked,
         "FLAGS" in asked,
         "MODSEQ" in asked,
+        "FLAGS" in asked and not command.bodies and not decoded and _OF_FLAGS.issuperset(asked),
         not read_only and any(not body.peek for body in command.bodies),
     )
 
@@ -115,6 +120,10 @@ async def handle_fetch(session: ImapSession, tag: str, command: c.Fetch) -> None
     )
     if command.changed_since is not None:
         uids &= await _changed(session, selected, command.changed_since)
+    if wanted.only_flags and command.changed_since is None:
+        told = await _tell_flags(session, selected, wanted, uids)
+        await _finish(session, tag, command, complete=told == len(uids))
+        return
     told, undecodable = 0, False
     async for rows in session.services.messages.pages(selected.place.mailbox_id, uids, wanted.columns):
         told += len(rows)
@@ -134,13 +143,33 @@ async def handle_fetch(session: ImapSession, tag: str, command: c.Fetch) -> None
                     flags = FlagRow(row.uid, row.modseq, row.flags, row.keywords)
                     seq = selected.view.seq(row.uid)
                     session.write(selected.flags_line(seq, flags, uid=command.uid, modseq=session.condstore))
+    complete = told == len(uids) or command.changed_since is not None
+    await _finish(session, tag, command, complete=complete, undecodable=undecodable)
+
+
+async def _finish(
+    session: ImapSession, tag: str, command: c.Fetch, *, complete: bool, undecodable: bool = False
+) -> None:
     await session.sync(may_expunge=command.uid)
     if undecodable:
         session.no(tag, "Some parts have an unknown transfer encoding", "UNKNOWN-CTE")
-    elif told < len(uids) and not command.uid and command.changed_since is None:
+    elif not complete and not command.uid:
         session.no(tag, "Some of the messages are gone", "EXPUNGEISSUED")
     else:
         session.ok(tag, "FETCH completed")
+
+
+async def _tell_flags(session: ImapSession, selected: Selected, wanted: Plan, uids: UidSet) -> int:
+    """The lines of a FETCH of nothing but flags; how many."""
+    told = 0
+    async for rows in session.services.messages.flags(selected.place.mailbox_id, uids):
+        told += len(rows)
+        seqs = selected.view.seqs(rows.uids)
+        session.write(
+            encode.fetch_flags(seqs, rows, uid=wanted.tells_uid, flags=True, modseq=wanted.tells_modseq)
+        )
+        await session.flush_if_full()
+    return told
 
 
 async def _changed(session: ImapSession, selected: Selected, since: int) -> UidSet:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from wd_trio.errors import Invalid
+from wd_trio.mail.flagrows import FlagRows
 from wd_trio.mail.model import Changes, Expunged, FlagChange, FlagsStored, Vanished
 from wd_trio.mail.numset import EMPTY, SequenceSet, UidSet
 from wd_trio.proto.imap import commands as c
+from wd_trio.proto.imap import encode
 from wd_trio.servers.imap.selected import Selected
 from wd_trio.servers.imap.session import ImapSession
 
@@ -73,17 +75,14 @@ async def _answer(session: ImapSession, selected: Selected, stored: FlagsStored,
     condstore = session.condstore
     if command.silent and not condstore:
         return
-    for line in selected.new_keywords(stored.rows):
+    rows = FlagRows.of(stored.rows)
+    if command.silent:
+        rows = rows.where([modseq == stored.modseq for modseq in rows.modseqs])
+    for line in selected.new_keywords(rows.keywords.values()):
         session.write(line)
-    for row in stored.rows:
-        if command.silent and row.modseq != stored.modseq:
-            continue
-        session.write(
-            selected.flags_line(
-                selected.view.seq(row.uid), row, uid=command.uid, modseq=condstore, flags=not command.silent
-            )
-        )
-        await session.flush_if_full()
+    seqs = selected.view.seqs(rows.uids)
+    session.write(encode.fetch_flags(seqs, rows, uid=command.uid, flags=not command.silent, modseq=condstore))
+    await session.flush_if_full()
 
 
 async def handle_expunge(session: ImapSession, tag: str, command: c.Expunge) -> None:

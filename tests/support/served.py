@@ -25,6 +25,7 @@ from wd_trio.ops import admin, control
 from wd_trio.secret import Secret
 
 WAIT_S = 60.0
+ANYWHERE = "127.0.0.1:0"
 _numbers = itertools.count(1)
 ROOT = Path(__file__).parents[2]
 
@@ -191,6 +192,22 @@ class Served:
         if self.process.poll() is None:
             self.signal(signal.SIGTERM)
         return self.wait()
+
+
+def start(
+    folder: Path,
+    *,
+    imap: str = ANYWHERE,
+    lmtp: str = ANYWHERE,
+    api: str = ANYWHERE,
+    workers: int = 2,
+    environ: Mapping[str, str] | None = None,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Served:
+    """Start a server in `folder`, which need not be ready yet."""
+    path = folder / "config.toml"
+    write_config(path, settings_of(imap=imap, lmtp=lmtp, api=api, workers=workers, more=settings or {}))
+    return Served(folder, path, environ or {})
 
 
 def _clean_environment() -> dict[str, str]:

@@ -1,0 +1,259 @@
+"""The HTTP/1.1 server: what it sends together, how long connections live, how it leaves."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from wd_trio.ops import http1
+from wd_trio.ops.http import KEEP_ALIVE_S, serve_http
+
+GRACE_S = 5.0
+SILENCE_S = 10.0
+GET = b"GET /x?a=1 HTTP/1.1\r\nHost: test\r\n\r\n"
+Handle = Callable[[Any, Any, Any], Awaitable[None]]
+
+
+async def answer(scope: Any, receive: Any, send: Any) -> None:
+    """The whole body, and then two pieces of an answer."""
+    size = 0
+    while True:
+        message = await receive()
+        size += len(message.get("body", b""))
+        if not message.get("more_body", False):
+            break
+    text = b"%s %s %d" % (scope["method"].encode(), scope["raw_path"], size)
+    length = [(b"content-length", b"%d" % (len(text) + 1))]
+    await send({"type": "http.response.start", "status": 200, "headers": length})
+    await send({"type": "http.response.body", "body": text, "more_body": True})
+    await send({"type": "http.response.body", "body": b"."})
+
+
+class Served:
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.leave = trio.Event()
+        self.ended = trio.Event()
+
+    async def connect(self) -> trio.SocketStream:
+        return await trio.open_tcp_stream("127.0.0.1", self.port)
+
+
+@asynccontextmanager
+async def serving(app: Handle) -> AsyncIterator[Served]:
+    listener = socket.create_server(("127.0.0.1", 0))
+    served = Served(listener.getsockname()[1])
+
+    async def serve() -> None:
+        descriptor = listener.detach()
+        await serve_http(app, [descriptor], leave=served.leave.wait, grace_s=GRACE_S, flush_s=SILENCE_S)
+        served.ended.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        yield served
+        served.leave.set()
+        with trio.fail_after(SILENCE_S):
+            await served.ended.wait()
+
+
+async def until(stream: trio.SocketStream, end: bytes) -> bytes:
+    data = b""
+    with trio.fail_after(SILENCE_S):
+        while not data.endswith(end):
+            piece = await stream.receive_some()
+            assert piece, data
+            data += piece
+    return data
+
+
+async def closed(stream: trio.SocketStream) -> bool:
+    with trio.fail_after(SILENCE_S):
+        return await stream.receive_some() == b""
+
+
+async def test_one_request_after_another() -> None:
+    async with serving(answer) as served, await served.connect() as stream:
+        for _ in range(3):
+            await stream.send_all(GET)
+            assert (await until(stream, b".")).partition(b"\r\n\r\n")[2] == b"GET /x 0."
+        await stream.send_all(b"POST /y HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\nhello")
+        assert b"POST /y 5." in await until(stream, b".")
+        await stream.send_all(GET + GET)
+        both = await until(stream, b"GET /x 0.")
+        if both.count(b"HTTP/1.1 200") < 2:
+            both += await until(stream, b"GET /x 0.")
+        assert both.count(b"GET /x 0.") == 2
+
+
+async def test_the_head_leaves_with_the_body(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[bytes] = []
+    send_all = trio.SocketStream.send_all
+
+    async def noted(self: trio.SocketStream, data: bytes) -> None:
+        sent.append(bytes(data))
+        await send_all(self, data)
+
+    monkeypatch.setattr(trio.SocketStream, "send_all", noted)
+    async with serving(answer) as served, await served.connect() as stream:
+        await stream.send_all(GET)
+        await until(stream, b".")
+    request_, first, second = sent
+    assert request_ == GET
+    assert first.startswith(b"HTTP/1.1 200")
+    assert first.endswith(b"\r\n\r\nGET /x 0")
+    assert second == b"."
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"HEAD /x HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n", b"200"),
+        (b"nonsense\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\n\r\n", b"400"),
+    ],
+)
+async def test_answers_without_a_body(request_: bytes, status: bytes) -> None:
+    async with serving(answer) as served, await served.connect() as stream:
+        await stream.send_all(request_)
+        head = await until(stream, b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 " + status)
+        assert await closed(stream)
+
+
+async def test_a_client_that_waits_to_be_asked_for_its_body() -> None:
+    async with serving(answer) as served, await served.connect() as stream:
+        head = b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+        await stream.send_all(head)
+        assert (await until(stream, b"\r\n\r\n")).startswith(b"HTTP/1.1 100")
+        await stream.send_all(b"ok")
+        assert b"POST / 2." in await until(stream, b".")
+
+
+async def test_http_2_is_not_spoken() -> None:
+    wish = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: \r\n\r\n"
+    async with serving(answer) as served, await served.connect() as stream:
+        await stream.send_all(GET[:-2] + wish)
+        assert (await until(stream, b".")).startswith(b"HTTP/1.1 200")
+
+
+async def test_an_app_that_fails_is_answered_for(capfd: pytest.CaptureFixture[str]) -> None:
+    async def fail(scope: Any, receive: Any, send: Any) -> None:
+        raise ValueError("secret words")
+
+    async with serving(fail) as served, await served.connect() as stream:
+        await stream.send_all(GET)
+        head = await until(stream, b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 500")
+        assert b"secret" not in head
+
+
+async def test_idle_connections_are_closed(mock_clock: trio.testing.MockClock) -> None:
+    async with serving(answer) as served, await served.connect() as stream, await served.connect() as other:
+        await stream.send_all(GET)
+        await until(stream, b".")
+        await other.send_all(GET[:20])  # half a head does not count
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        mock_clock.jump(KEEP_ALIVE_S + 1)
+        for each in (stream, other):
+            assert await each.receive_some() == b""
+
+
+async def test_a_request_under_way_is_not_idle(mock_clock: trio.testing.MockClock) -> None:
+    begun, go_on = trio.Event(), trio.Event()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        begun.set()
+        await go_on.wait()
+        await answer(scope, receive, send)
+
+    async with serving(slow) as served, await served.connect() as stream:
+        await stream.send_all(GET)
+        await begun.wait()
+        mock_clock.jump(10 * KEEP_ALIVE_S)
+        await trio.testing.wait_all_tasks_blocked()
+        go_on.set()
+        assert b"GET /x 0." in await until(stream, b".")
+
+
+async def test_leaving() -> None:
+    """Idle connections close at once, the answer under way still goes out, nobody new gets in."""
+    begun, go_on = trio.Event(), trio.Event()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        begun.set()
+        await go_on.wait()
+        await answer(scope, receive, send)
+
+    async with serving(slow) as served, await served.connect() as idle, await served.connect() as busy:
+        await busy.send_all(GET)
+        await begun.wait()
+        served.leave.set()
+        assert await closed(idle)
+        assert not served.ended.is_set()
+        go_on.set()
+        assert b"GET /x 0." in await until(busy, b".")
+        assert await closed(busy)
+        with trio.fail_after(SILENCE_S):
+            await served.ended.wait()
+        with pytest.raises(OSError, match=r"refused|failed"):
+            await served.connect()
+
+
+async def test_who_is_not_done_in_time_is_cut_off(mock_clock: trio.testing.MockClock) -> None:
+    begun = trio.Event()
+
+    async def never(scope: Any, receive: Any, send: Any) -> None:
+        begun.set()
+        await trio.sleep_forever()
+
+    async with serving(never) as served, await served.connect() as stream:
+        await stream.send_all(GET)
+        await begun.wait()
+        served.leave.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert not served.ended.is_set()
+        mock_clock.jump(GRACE_S + 1)
+        await served.ended.wait()
+
+
+async def test_a_client_that_goes_is_told_to_the_app() -> None:
+    told: list[str] = []
+    gone = trio.Event()
+
+    async def listen(scope: Any, receive: Any, send: Any) -> None:
+        while (message := await receive())["type"] != "http.disconnect":
+            told.append(message["type"])
+        gone.set()
+
+    async with serving(listen) as served:
+        async with await served.connect() as stream:
+            await stream.send_all(GET)
+            while not told:
+                await trio.testing.wait_all_tasks_blocked()
+        with trio.fail_after(SILENCE_S):
+            await gone.wait()
+
+
+async def test_a_connection_that_fails_takes_no_other_with_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with serving(answer) as served, await served.connect() as stream:
+        with monkeypatch.context() as broken:
+
+            async def fail(*_: object) -> None:
+                raise ValueError("a fault of ours")
+
+            broken.setattr(http1.Protocol, "handle", fail)
+            async with await served.connect() as other:
+                await other.send_all(GET)
+                assert await closed(other)
+        await stream.send_all(GET)
+        assert b"GET /x 0." in await until(stream, b".")
+    assert "an HTTP connection failed" in capsys.readouterr().out

@@ -1,0 +1,105 @@
+"""Three complete servers on one MongoDB and one Redis, and the balancers of deploy/ before them, without affinity."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from balancers import (
+    Balancer,
+    free_ports,
+    haproxy_cfg,
+    make_certificate,
+    need_nginx,
+    nginx_command,
+    nginx_conf,
+    running,
+)
+from peers import need
+from served import Served, start
+
+ROOT_TOKEN = "root" * 10
+BALANCERS = ("nginx", "haproxy")
+
+
+@dataclass
+class Cluster:
+    servers: list[Served]
+    balancer: Balancer
+
+    @property
+    def imap(self) -> int:
+        return self.balancer.ports["imap"]
+
+    @property
+    def pop3(self) -> int:
+        return self.balancer.ports["pop3"]
+
+    @property
+    def lmtp(self) -> int:
+        return self.balancer.ports["lmtp"]
+
+    @property
+    def api(self) -> int:
+        return self.balancer.ports["api"]
+
+
+def start_server(folder: Path, mongo_url: str, redis_url: str) -> Served:
+    """A server of the cluster engine, which need not be ready yet; it believes what balancers on 127.0.0.1 say."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return start(
+        folder,
+        workers=1,
+        settings={
+            "store": {"url": mongo_url},
+            "redis": {"url": redis_url},
+            "server": {"proxy_networks": ["127.0.0.1/32"], "hostname": ""},
+            "api": {"access_token": ROOT_TOKEN},
+            "tls": {"trusted_networks": ["127.0.0.0/8"]},
+        },
+    )
+
+
+@contextlib.contextmanager
+def three_servers(folder: Path, mongo_url: str, redis_url: str, kind: str) -> Iterator[Cluster]:
+    servers = [start_server(folder / f"server{number}", mongo_url, redis_url) for number in range(3)]
+    try:
+        places = [
+            {name: place.port for name, place in server.wait_ready().places.items()} for server in servers
+        ]
+        with _balancing(kind, folder / kind, places) as balancer:
+            yield Cluster(servers, balancer)
+    finally:
+        for server in servers:
+            if server.process.poll() is None:
+                server.stop()
+
+
+@contextlib.contextmanager
+def _balancing(kind: str, folder: Path, places: list[dict[str, int]]) -> Iterator[Balancer]:
+    folder.mkdir()
+    if kind == "nginx":
+        ports = free_ports(["imap", "pop3", "lmtp", "api"])
+        configuration = folder / "nginx.conf"
+        configuration.write_text("daemon off;\n" + nginx_conf(places, ports))
+        command = nginx_command(need_nginx(), folder, configuration)
+    else:
+        ports = free_ports(["imap", "imaps", "pop3", "pop3s", "lmtp", "api"])
+        configuration = folder / "haproxy.cfg"
+        certificate = make_certificate(need("openssl"), folder)
+        configuration.write_text(haproxy_cfg(places, ports, certificate))
+        command = [need("haproxy"), "-db", "-f", str(configuration)]
+    with running(command, ports, folder) as balancer:
+        yield balancer
+
+
+def lose(server: Served) -> None:
+    """kill -9 of everything that the server is, as when its machine is lost."""
+    pids = [server.process.pid, *server.worker_pids()]
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    server.wait()

@@ -1,0 +1,1 @@
+"""The cluster engine: mail and documents in MongoDB; sessions, limits and hints in Redis."""

@@ -1,0 +1,55 @@
+"""The indexes of the collections that the adapters know by name, in one place. Those of *documents* are declared
+with their collections and made by documents.py.
+
+Queries of mail name the user, and shard keys begin with it, so that a delivery's transaction stays on one shard:
+`{user: 1, mailbox: 1, uid: 1}` for messages, `{user: 1, path: 1}` for mailboxes and subscriptions, `{user: 1,
+mailbox: 1, modseq: 1}` for vanished, `{_id: 1}` for accounts. What belongs to no user is spread by hash:
+`{_id: "hashed"}` for blobs and blobChunks. The rest is small and need not be sharded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from pymongo import IndexModel
+
+from wd_trio.adapters.mongo_redis.layout import (
+    BY_AGE,
+    BY_BLOB,
+    BY_DELETED,
+    BY_EXPUNGE,
+    BY_NOTED,
+    BY_PATH,
+    BY_UID,
+    BY_UNSEEN,
+    MAILBOXES,
+    MESSAGES,
+    SUBSCRIPTIONS,
+    VANISHED,
+    Keys,
+)
+
+BLOBS: Final = "blobs"
+BLOB_CHUNKS: Final = "blobChunks"
+BLOB_GARBAGE: Final = "blobGarbage"
+
+
+def _index(keys: Keys, **options: Any) -> IndexModel:
+    return IndexModel(list(keys), **options)
+
+
+INDEXES: Final[Mapping[str, Sequence[IndexModel]]] = {
+    MAILBOXES: (_index(BY_PATH, unique=True),),
+    SUBSCRIPTIONS: (_index(BY_PATH, unique=True),),
+    MESSAGES: (
+        _index(BY_UID, unique=True),
+        _index(BY_NOTED),
+        _index(BY_UNSEEN, partialFilterExpression={"unseen": True}),
+        _index(BY_DELETED, partialFilterExpression={"deleted": True}),
+        _index(BY_BLOB, sparse=True),
+    ),
+    VANISHED: (_index(BY_EXPUNGE), _index(BY_AGE)),
+    BLOBS: (_index((("lastUsed", 1),)),),
+    BLOB_GARBAGE: (_index((("at", 1),)),),
+}

@@ -1,0 +1,177 @@
+"""Expunges, and what happened since.
+
+Every expunge leaves its uids, as ranges, in the journal at its modseq. Trimming the journal raises the mailbox's
+floor to the highest modseq trimmed, and only then removes the entries: who knows less than that can no longer be told
+all, and gets Outdated.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pymongo import DeleteMany, UpdateOne
+from pymongo.client_session import ClientSession
+
+from wd_trio import errors
+from wd_trio.adapters.mongo_redis.known import changes_pipeline, touched_filter
+from wd_trio.adapters.mongo_redis.layout import (
+    BY_DELETED,
+    FLAGS_PROJECTION,
+    MAILBOXES,
+    MESSAGES,
+    VANISHED,
+    Document,
+    among,
+    flag_row_of,
+    unpacked,
+)
+from wd_trio.adapters.mongo_redis.messages import go_out
+from wd_trio.adapters.mongo_redis.mongo import MongoDatabase
+from wd_trio.adapters.mongo_redis.shared import Shared, missing
+from wd_trio.adapters.mongo_redis.work import Box, Guess, Unit
+from wd_trio.adapters.mongo_redis.writer import Change
+from wd_trio.mail.model import Changes, Expunged, Vanished
+from wd_trio.mail.numset import EMPTY, UidSet
+
+_CHANGES_BATCH: Final = 10_000
+_GOING: Final = {"_id": 0, "uid": 1, "flags": 1, "size": 1, "blobs": 1}
+
+
+def expunge(shared: Shared, mailbox_id: str, uids: UidSet | None) -> Expunged:
+    """Remove what is marked \\Deleted, among `uids` where given."""
+
+    def run(unit: Unit) -> Expunged:
+        box = unit.box(mailbox_id)
+        previous = box.modseq
+        found = _deleted(unit, box, uids)
+        if not found:
+            return Expunged(previous, previous, EMPTY)
+        # Marked as used now: who reads one of these messages still has the collector's grace to finish.
+        shared.blobs.mark(digest for document in found for digest in document.get("blobs", ()))
+        unit.remove(box, UidSet.of(document["uid"] for document in found))
+        unit.account(-sum(document["size"] for document in found), -len(found))
+        return Expunged(previous, previous + 1, go_out(unit, box, found))
+
+    guess = Guess(("_id", mailbox_id), {"modseq": 1})
+    return shared.writer.do(shared.owner(mailbox_id), Change(run=run, guess=guess))
+
+
+def _deleted(unit: Unit, box: Box, uids: UidSet | None) -> list[Document]:
+    if not box.now["deleted"]:
+        return []
+    user_id, mailbox_id = box.place
+    base = {"user": user_id, "mailbox": mailbox_id}
+    return [
+        document
+        for which in ([base] if uids is None else among(user_id, mailbox_id, uids))
+        for document in unit.find_by(which | {"deleted": True}, _GOING, BY_DELETED)
+    ]
+
+
+def changes_since(shared: Shared, mailbox_id: str, since: int, limit: int) -> Changes:
+    """What happened after `since`, cut between two modseqs where there is more than `limit`. One round trip; one
+    more where many messages were changed at once, or more than make a page.
+
+    In a page that was cut, `uid_next` is 1: messages that came in its span and changed after it are on a later
+    page, so no new message may be told before the last page has been absorbed.
+    """
+    place = shared.owner(mailbox_id), mailbox_id
+    limit = max(limit, 1)
+    with shared.one_moment() as (database, session):
+        mailbox, rows, journal = _first_look(database, session, place, since, limit + 1)
+        _require_reach(mailbox, since)
+        touched = EMPTY
+        for entry in journal:
+            touched |= unpacked(entry.get("changed", b""))
+        if touched:
+            rows = _look(database, session, touched_filter(place, since, touched), limit + 1)
+        # What was noted at a modseq may have been changed again, by a change that the journal has not told of yet:
+        # the cut must not pass over messages noted behind the last one here.
+        order = [row["modseq" if touched else "noted"] for row in rows]
+        order += [entry["modseq"] for entry in journal]
+        upto = _cut(order, mailbox["modseq"], limit)
+        if len(order) > limit and upto == min(order):
+            which = touched_filter(place, since, touched)
+            rows = _look(database, session, {"$and": [which, {"modseq": {"$lte": upto}}]}, 0)
+    more = upto < mailbox["modseq"]
+    changed = sorted((flag_row_of(row) for row in rows if row["modseq"] <= upto), key=lambda row: row.uid)
+    vanished = [
+        Vanished(entry["modseq"], unpacked(entry["ranges"]))
+        for entry in journal
+        if entry["modseq"] <= upto and "ranges" in entry
+    ]
+    return Changes(since, upto, 1 if more else mailbox["uidNext"], tuple(changed), tuple(vanished), more)
+
+
+def _first_look(
+    database: MongoDatabase, session: ClientSession, place: tuple[str, str], since: int, limit: int
+) -> tuple[Document, list[Document], list[Document]]:
+    """The mailbox, messages in the order in which the index has them as changed, and the journal in its order, each
+    at most `limit`. NotFound."""
+    user_id, mailbox_id = place
+    found = list(
+        database[MAILBOXES].aggregate(
+            [
+                {"$match": {"_id": mailbox_id, "user": user_id}},
+                {"$unionWith": {"coll": MESSAGES, "pipeline": changes_pipeline(place, since, limit)}},
+            ],
+            session=session,
+            batchSize=2 * limit + 1,
+        )
+    )
+    if not found or "path" not in found[0]:
+        raise missing(mailbox_id)
+    messages = [entry for entry in found[1:] if "uid" in entry]
+    return found[0], messages, found[1 + len(messages) :]
+
+
+def _look(database: MongoDatabase, session: ClientSession, which: Document, limit: int) -> list[Document]:
+    """Messages in order of modseq, at most `limit`, all for 0."""
+    cursor = database[MESSAGES].find(which, FLAGS_PROJECTION, session=session)
+    return list(cursor.sort("modseq", 1).limit(limit).batch_size(limit or _CHANGES_BATCH))
+
+
+def _require_reach(mailbox: Document, since: int) -> None:
+    if since < mailbox["journalFloor"]:
+        raise errors.Outdated(f"the journal begins after modseq {mailbox['journalFloor']}", what="mailbox")
+    if since > mailbox["modseq"]:
+        raise errors.Outdated(f"modseq {since} is of another history", what="mailbox")
+
+
+def _cut(modseqs: list[int], highest: int, limit: int) -> int:
+    """The modseq through which a page reaches: whole transactions, at least one, `limit` entries if possible."""
+    if len(modseqs) <= limit:
+        return highest
+    beyond = sorted(modseqs)[limit]
+    return max((modseq for modseq in modseqs if modseq < beyond), default=beyond)
+
+
+def trim(shared: Shared, before: int, limit: int) -> int:
+    """Forget expunges of a time before `before`, in at most `limit` mailboxes; how many mailboxes were trimmed."""
+    with shared.mongo.reading() as database:
+        old = list(
+            database[VANISHED].aggregate(
+                [
+                    {"$match": {"at": {"$lt": before}}},
+                    {"$group": {"_id": "$mailbox", "user": {"$first": "$user"}, "upto": {"$max": "$modseq"}}},
+                    {"$limit": limit},
+                ]
+            )
+        )
+        if not old:
+            return 0
+        database[MAILBOXES].bulk_write(
+            [
+                UpdateOne({"_id": row["_id"], "user": row["user"]}, {"$max": {"journalFloor": row["upto"]}})
+                for row in old
+            ],
+            ordered=False,
+        )
+        database[VANISHED].bulk_write(
+            [
+                DeleteMany({"user": row["user"], "mailbox": row["_id"], "modseq": {"$lte": row["upto"]}})
+                for row in old
+            ],
+            ordered=False,
+        )
+    return len(old)
