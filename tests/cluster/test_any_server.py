@@ -9,7 +9,6 @@ import poplib
 import smtplib
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,11 +22,13 @@ from wd_trio.ops import admin
 LETTERS = 40
 
 
-@pytest.fixture(params=BALANCERS)
+@pytest.fixture(scope="module", params=BALANCERS)
 def cluster(
-    request: pytest.FixtureRequest, tmp_path: Path, mongo_url: str, redis_url: str
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, mongo_url: str, redis_url: str
 ) -> Iterator[Cluster]:
-    with three_servers(tmp_path, mongo_url, redis_url, request.param) as made:
+    """One for all tests of a balancer; the last of them hurts it."""
+    folder = tmp_path_factory.mktemp(request.param)
+    with three_servers(folder, mongo_url, redis_url, request.param) as made:
         yield made
 
 
@@ -81,6 +82,7 @@ def test_mail_delivered_on_one_is_told_on_all_and_the_api_pages_across(
     second.user(user.username)
     with pytest.raises(poplib.error_proto, match="IN-USE"):  # the lock holds on the other servers
         second.pass_(user.password)
+    second.close()
     pop3.quit()
 
 
@@ -168,9 +170,9 @@ def connected(port: int, user: Account) -> imaplib.IMAP4:
     return made[0]
 
 
-def call(port: int, method: str, path: str, token: str, **fields: Any) -> Any:
+def call(port: int, method: str, path: str, bearer: str, **fields: Any) -> Any:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    headers = {"Authorization": f"Bearer {token}"}
+    headers = {"Authorization": f"Bearer {bearer}"}
     body = json.dumps(fields) if fields else None
     connection.request(method, path, body, {**headers, "Content-Type": "application/json"})
     answered = json.loads(connection.getresponse().read())

@@ -18,7 +18,7 @@ from wd_trio.adapters.mongo_redis.mongo import Mongo
 from wd_trio.ports.documents import Collection, Delete, Index, Insert, Update
 from wd_trio.ports.ids import new_id
 
-THINGS = Collection("things", (Index("name", unique=True), Index("tags")))
+THINGS = Collection("things", (Index("name", unique=True), Index("tags"), Index("city")))
 
 names = st.one_of(
     st.sampled_from(["$ref", "$id", "$db", "$set", "a.b", ".", "$", "", "_id", "a\0b", "text"]),
@@ -67,6 +67,7 @@ def test_any_json_comes_back_as_it_was(
     for shape in (data, more):
         shape.pop("name", None)
         shape.pop("tags", None)
+        shape.pop("city", None)
     documents.apply([Insert(THINGS, id_, data | {"tags": [id_]})])
     (found,) = documents.find(THINGS, "tags", id_)
     assert kinds(found.data) == kinds(data | {"tags": [id_]})
@@ -170,11 +171,9 @@ def test_round_trips(documents: MongoDocuments) -> None:
     assert made == {"mongodb": 2}
 
 
-@pytest.mark.parametrize(("field", "sorts"), [("name", 0), ("tags", 0)])
-def test_pages_and_finds_walk_their_index(
-    mongo: Mongo, documents: MongoDocuments, field: str, sorts: int
-) -> None:
-    documents.apply([Insert(THINGS, str(n), {"name": f"n{n:03}", "tags": f"t{n:03}"}) for n in range(200)])
+@pytest.mark.parametrize("field", ["name", "city"])
+def test_pages_and_finds_walk_their_index(mongo: Mongo, documents: MongoDocuments, field: str) -> None:
+    documents.apply([Insert(THINGS, str(n), {"name": f"n{n:03}", "city": f"c{n:03}"}) for n in range(200)])
     mongo.database.command("profile", 2)
     try:
         first = documents.page(THINGS, field, limit=5)
@@ -188,5 +187,5 @@ def test_pages_and_finds_walk_their_index(
     mongo.database.drop_collection("system.profile")
     assert len(finds) == 5
     for find in finds:
-        assert find["docsExamined"] <= 8, find["planSummary"]
-        assert bool(find.get("hasSortStage")) == bool(sorts)
+        assert find["docsExamined"] <= 12, find["planSummary"]
+        assert not find.get("hasSortStage"), find["planSummary"]

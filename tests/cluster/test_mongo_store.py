@@ -103,6 +103,11 @@ def test_a_page_takes_one(store: MongoStore, user: str, inbox: Mailbox) -> None:
     assert cost(lambda: store.fetch(inbox.id, UidSet([(1, 256)]), wide)) == 1
     assert cost(lambda: store.fetch(inbox.id, UidSet.of(range(1, 300, 2)), wide)) == 1
     assert cost(lambda: store.fetch(inbox.id, UidSet([(7, 7)]), Columns.ROPE)) == 1
+    data = b"attachment"
+    blob = BlobData(hashlib.sha256(data).digest(), len(data), ((False, data),))
+    store.append(user, "INBOX", [a_message(blobs=(blob.digest,))] * 2, blobs=[blob])
+    for trips in (3, 1):  # where the blob is, its bytes; then it was read of late
+        assert cost(lambda: store.fetch(inbox.id, UidSet([(301, 302)]), Columns.ROPE)) == trips
     assert cost(lambda: store.page(user, inbox.id, wide)) == 1
     assert cost(lambda: store.changes_since(inbox.id, modseq - 1)) == 1
     store.flags(inbox.id, ALL)

@@ -65,7 +65,11 @@ def keys() -> list[SearchKey]:
     single: list[SearchKey] = [
         Header(name, word) for word in WORDS for name in ("subject", "From", "content-type")
     ]
-    hello, bob, strasse = Header("subject", "hello world"), Header("from", "bob"), Header("subject", "STRASSE")
+    hello, bob, strasse = (
+        Header("subject", "hello world"),
+        Header("from", "bob"),
+        Header("subject", "STRASSE"),
+    )
     return [
         *single,
         *(Not(key) for key in single),

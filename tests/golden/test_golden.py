@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import transcripts
-from imap_world import World, open_world
+from imap_world import ENGINES, World, open_world
 
 HERE = Path(__file__).parent
 LINE = re.compile(r"(SKIP|LOGIN|C|S)(2?)([:|]?) ?(.*)$")
@@ -54,7 +54,7 @@ async def one_line(world: World, line: str, where: str) -> None:
         await client.log_in(rest)
 
 
-@pytest.mark.parametrize("engine", ["sqlite"])
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", transcripts.names(HERE / "imap"))
 async def test_transcript(name: str, engine: str, tmp_path: Path) -> None:
     async with open_world(engine, tmp_path) as world:

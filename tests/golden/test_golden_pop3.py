@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import transcripts
+from imap_world import ENGINES
 from pop3_world import Pop3World, open_pop3_world
 
 HERE = Path(__file__).parent
@@ -59,7 +60,8 @@ async def one_line(world: Pop3World, line: str, where: str) -> None:
         await client.log_in(rest)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", transcripts.names(HERE / "pop3"))
-async def test_transcript(name: str, tmp_path: Path) -> None:
-    async with open_pop3_world(tmp_path) as world:
+async def test_transcript(name: str, engine: str, tmp_path: Path) -> None:
+    async with open_pop3_world(tmp_path, engine=engine) as world:
         await play(world, (HERE / "pop3" / f"{name}.txt").read_text())

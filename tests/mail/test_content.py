@@ -155,6 +155,18 @@ def test_much_that_belongs_to_no_leaf_is_a_blob_too() -> None:
     assert restored(prepared.content(), Blobs(prepared)) == data
 
 
+def test_what_is_inline_is_bounded_however_many_parts_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(content, "MAX_ALL_INLINE_BYTES", 30_000)
+    small = b"--a\r\nContent-Type: text/plain\r\n\r\n" + b"s" * 9000 + b"\r\n"
+    large = b"--a\r\nContent-Type: application/x\r\n\r\n" + ATTACHMENT + b"\r\n"
+    raw = b"Content-Type: multipart/mixed; boundary=a\r\n\r\n" + (small + large) * 8 + b"--a--\r\n"
+    prepared = prepare(raw)
+    pieces = Rope.decode(prepared.content().rope).pieces()
+    inline = sum(len(piece.data) for piece in pieces if isinstance(piece, InlinePiece))
+    assert 20_000 < inline <= 30_000
+    assert restored(prepared.content(), Blobs(prepared)) == raw
+
+
 def test_prefix_changes_neither_envelope_nor_structure() -> None:
     prepared = prepare(message())
     with_prefix, without = prepared.content(PREFIX), prepared.content()

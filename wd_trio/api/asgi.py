@@ -94,7 +94,8 @@ class Incoming:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer: bytes, or a stream of them that needs no closing. `held` is entered while a stream is sent."""
+    """An answer: bytes, or a stream of them that needs no closing (no generator then, but Steps). `held` is entered
+    while a stream is sent."""
 
     body: bytes | AsyncIterator[bytes]
     status: int = 200

@@ -3,7 +3,8 @@
 `prepare` scans, renders and hashes; `Prepared.content(prefix)` then costs only what the recipient's own trace
 headers change: size, header, offsets and the first segment of the rope. Leaf bodies of `min_blob_bytes` and more
 are cut out as blobs, so that the same attachment is stored once wherever it comes from. What stands between
-them is inline, unless it is too much for a row (`MAX_INLINE_BYTES`) or `shared`: then it is a blob too.
+them is inline, unless it is too much for a row (`MAX_INLINE_BYTES`, `MAX_ALL_INLINE_BYTES`) or `shared`: then it is
+a blob too.
 
 The bytes are not copied: an mmap of a spooled message serves, and must stay open while its Prepared is used.
 A structure that would render to more than `MAX_STRUCTURE_BYTES` (only an attack does) is scanned again as one
@@ -27,6 +28,9 @@ from wd_trio.mail.preview import preview
 MIN_BLOB_BYTES: Final = 16 * 1024
 MIN_SHARED_BYTES: Final = 1024
 MAX_INLINE_BYTES: Final = 64 * 1024
+MAX_ALL_INLINE_BYTES: Final = (
+    2 << 20
+)  # of one message: an engine's rows have their limits too (MongoDB's 16 MB)
 MAX_STRUCTURE_BYTES: Final = 1 << 20
 
 
@@ -90,12 +94,15 @@ class Prepared:
         gap_bytes = MIN_SHARED_BYTES if shared else max(min_blob_bytes, MAX_INLINE_BYTES)
         sources: dict[bytes, BlobSource] = {}
         segments: list[rope.Segment] = []
+        inline_left = MAX_ALL_INLINE_BYTES
 
         def take(start: int, stop: int, min_bytes: int) -> None:
+            nonlocal inline_left
             if start == stop:
                 return
             with view[start:stop] as piece:
-                if stop - start < min_bytes:
+                if stop - start < min_bytes and stop - start <= inline_left:
+                    inline_left -= stop - start
                     segments.append(rope.inline(bytes(piece)))
                     return
                 digest = rope.digest(piece)

@@ -138,7 +138,9 @@ async def open_services(
         engine = await stack.enter_async_context(_open_engine(config, hub, worker))
         gateway = await stack.enter_async_context(Gateway([*engine.lanes, *_lanes(config)]))
         log.debug("services open", server=server, worker=worker)
-        yield _compose(config, gateway, engine, server=server, owner=worker)
+        services = _compose(config, gateway, engine, server=server, owner=worker)
+        stack.callback(services.bus.close)
+        yield services
 
 
 def _open_engine(config: Config, hub: socket.socket | None, owner: str) -> AbstractAsyncContextManager[Engine]:

@@ -36,14 +36,12 @@ CLOSE_S: Final = 1.0
 @asynccontextmanager
 async def open_embedded(url: str, *, hub: socket.socket | None) -> AsyncIterator[Engine]:
     """The engine on the file that `url` names; closed bounded, so that a disk that hangs cannot hold the exit. `hub`
-    is this process's place at the supervisor's hub, and the engine's to close.
+    is this process's place at the supervisor's hub, and the bus's to close.
 
     Invalid when the store cannot be this version's; Unavailable when it cannot be opened now.
     """
     path = sqlite_path(url)
-    bus: HubBus | LocalBus = HubBus(hub) if hub is not None else LocalBus()
     async with AsyncExitStack() as stack:
-        stack.callback(bus.close)
         database = await in_thread(partial(SqliteDatabase, path))
         stack.push_async_callback(_close, database)
         state = await in_thread(partial(open_state, path))
@@ -62,7 +60,7 @@ async def open_embedded(url: str, *, hub: socket.socket | None) -> AsyncIterator
             ),
             lead=_leader(database),
             pings={"store": store.ping},
-            open_bus=lambda _: bus,
+            open_bus=lambda _: HubBus(hub) if hub is not None else LocalBus(),
         )
 
 

@@ -37,6 +37,10 @@ class RunningBus(Bus, Protocol):
         """Wait until what was published is on its way, or dropped."""
         ...
 
+    def close(self) -> None:
+        """Leave. Idempotent."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:

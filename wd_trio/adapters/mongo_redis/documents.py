@@ -8,7 +8,7 @@ A process makes the indexes of a collection when it first touches it.
 One operation is one round trip. Several are a transaction: what they touch is read, they are run in memory in their
 order, and what came of it is written, all removals before all additions, so that two documents can swap a unique
 value in one call. Inserts alone need not read. `page` is in the order of single strings; a list stands in it where
-its first value in order does.
+its first value in order does, and makes all pages of its field slower.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from wd_trio import errors
 from wd_trio.adapters import cursors
-from wd_trio.adapters.mongo_redis.faults import duplicate_field
+from wd_trio.adapters.mongo_redis.faults import duplicate_field, engine_faults
 from wd_trio.adapters.mongo_redis.mongo import BsonDocument, Mongo
 from wd_trio.ports.documents import (
     Collection,
@@ -62,9 +62,11 @@ class MongoDocuments:
 
     @reads("store")
     def find(self, collection: Collection, field: str, value: str, *, limit: int = 100) -> list[Document]:
-        _index(collection, field)
+        unique = _index(collection, field).unique
         with self._mongo.reading():
-            found = self._at(collection).find({f"data.{field}": value}).sort("_id", 1).limit(limit)
+            found = self._at(collection).find({f"data.{field}": value}, limit=limit)
+            if not unique:
+                found.sort("_id", 1)
             return [_document(document) for document in found]
 
     @reads("store")
@@ -120,8 +122,8 @@ class MongoDocuments:
             self._mongo.transaction(lambda session: self._run_all(session, operations))
 
     def ensure(self, collections: Iterable[Collection]) -> None:
-        """Make the indexes of these now, not when they are first used. Unavailable."""
-        with self._mongo.reading():
+        """Make the indexes of these now, however long it takes, not when they are first used. Unavailable."""
+        with engine_faults():
             for collection in collections:
                 self._at(collection)
 

@@ -116,7 +116,7 @@ def _first_look(
                 {"$unionWith": {"coll": MESSAGES, "pipeline": changes_pipeline(place, since, limit)}},
             ],
             session=session,
-            batchSize=2 * limit + 1,
+            batchSize=2 * limit + 2,  # one more than there are: the answer says that it is all
         )
     )
     if not found or "path" not in found[0]:

@@ -170,7 +170,8 @@ def fetch(
     shared: Shared, mailbox_id: str, uids: UidSet, columns: Columns, *, limit: int, budget_bytes: int
 ) -> list[MessageRow]:
     """A page: at most `limit` rows, and beyond the first no row that would bring the bytes of all asked-for columns
-    and preloaded blobs above `budget_bytes`. One round trip, and for ropes with blobs up to two more."""
+    and preloaded blobs above `budget_bytes`. One round trip, and up to two more for blobs that were not
+    read of late."""
     user_id = shared.owner(mailbox_id)
     with shared.mongo.reading() as database:
         found = _found(database, (user_id, mailbox_id), uids, columns, limit)
@@ -221,7 +222,9 @@ def _with_blobs(
     shared: Shared, documents: Sequence[Document], columns: Columns, budget_bytes: int
 ) -> list[MessageRow]:
     """Rows with whole blobs, as far as both fit the budget."""
-    sizes = shared.blobs.sizes(digest for document in documents for digest in document.get("blobs", ()))
+    wanted = {digest for document in documents for digest in document.get("blobs", ())}
+    loaded = {digest: blob for digest in wanted if (blob := shared.blob_cache.get(digest)) is not None}
+    sizes = {digest: len(blob) for digest, blob in loaded.items()} | shared.blobs.sizes(wanted - set(loaded))
     left = budget_bytes
     chosen: list[tuple[MessageRow, list[bytes]]] = []
     for document in documents:
@@ -235,7 +238,10 @@ def _with_blobs(
                 left -= sizes[digest]
                 fitting.append(digest)
         chosen.append((row_of(document), fitting))
-    loaded = shared.blobs.load({digest for _, fitting in chosen for digest in fitting})
+    absent = {digest for _, fitting in chosen for digest in fitting}.difference(loaded)
+    for digest, blob in shared.blobs.load(absent).items() if absent else ():
+        shared.blob_cache.put(digest, blob)
+        loaded[digest] = blob
     for row, fitting in chosen:
         row.blobs = {digest: loaded[digest] for digest in fitting if digest in loaded} or None
     return [row for row, _ in chosen]
@@ -272,7 +278,7 @@ def page(
                     {"$match": {"_id": mailbox_id, "user": user_id}},
                     {"$unionWith": {"coll": MESSAGES, "pipeline": rows}},
                 ],
-                batchSize=limit + 2,
+                batchSize=limit + 3,  # one more than there are: the answer says that it is all
             )
         )
     if not found or "path" not in found[0]:

@@ -5,6 +5,9 @@ What a key says of flags, dates and sizes becomes a query; what it says of text 
 the answer. Otherwise those it lets through are asked one by one (mail/matching.py), until the page has read its
 fill of text. Keys that would make the query too deep or too long are a perhaps too.
 
+A key of flags and keywords alone is decided here, from the flags of the mailbox that the process knows or learns
+(known.py): it is a table over the few sets of flags that there are.
+
 A page is cut by living messages, not by numbers: where there may be more of them than it looks at, the same round
 trip brings the uid at which it ends. UNSEEN and DELETED walk their partial indexes.
 """
@@ -13,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from itertools import islice
+from itertools import compress, islice
 from typing import Any, Final, NamedTuple
 
 from wd_trio.adapters.mongo_redis.layout import (
@@ -29,8 +32,9 @@ from wd_trio.adapters.mongo_redis.layout import (
     sized,
 )
 from wd_trio.adapters.mongo_redis.shared import Shared
+from wd_trio.mail.flagrows import FlagRows
 from wd_trio.mail.matching import Matcher, within
-from wd_trio.mail.model import DELETED, SEEN, Columns, Found
+from wd_trio.mail.model import DELETED, SEEN, Columns, Found, MessageRow
 from wd_trio.mail.numset import EMPTY, MAX_UID, UidSet
 from wd_trio.mail.search import (
     Age,
@@ -55,6 +59,7 @@ _WALKED_RANGES: Final = 32  # of more ranges, uids are listed one by one
 _LISTED_UIDS: Final = 20_000
 _LONG_KEY: Final = 64  # so many keys asked of a row take as long as the row itself
 _TEXT_BATCH: Final = 32  # messages with their texts in one go
+_HEADER_BATCH: Final = 250
 _INT64_MAX: Final = (1 << 63) - 1
 
 _EVERY: Final[Document] = {}
@@ -67,8 +72,14 @@ def page(
 ) -> Found:
     """The first matches among `uids` above `after`: `limit` messages looked at, or `TEXT_BUDGET_BYTES` read; fewer
     where the key is a very long one. Invalid (what="search") for more texts than a Matcher takes; NotFound. One
-    round trip, and those that texts take."""
+    round trip, and those that texts take; one more for keys of flags alone in a mailbox not known as it stands."""
     user_id = shared.owner(mailbox_id)
+    of_flags = _of_flags(key)
+    if of_flags is not None:
+        with shared.one_moment() as (database, session):
+            document = shared.document(database, session, user_id, mailbox_id)
+            rows = shared.known.learn(database, session, document).rows
+        return _among_known(rows, _narrowed(uids.between(after + 1, MAX_UID), key), of_flags, now, limit)
     condition = _Condition(now)
     wanted = condition.of(key, perhaps=_EVERY)
     matcher = None if condition.exact else Matcher(key, now=now)
@@ -141,7 +152,7 @@ def _look(shared: Shared, walk: _Walk, wanted: Document, matcher: Matcher | None
             _pipeline(walk, wanted, fields),
             session=session,
             hint=dict(walk.hint),
-            batchSize=_TEXT_BATCH if columns & Columns.ROPE else walk.limit + 2,
+            batchSize=_batch(columns, walk),
         )
         with cursor:
             if matcher is not None:
@@ -150,6 +161,13 @@ def _look(shared: Shared, walk: _Walk, wanted: Document, matcher: Matcher | None
     ends = [document["end"] for document in documents if "end" in document]
     found = [(row["uid"], row["modseq"]) for row in documents if "uid" in row]
     return _found(found, _end(walk, ends))
+
+
+def _batch(columns: Columns, walk: _Walk) -> int:
+    """How many documents one go brings: all without text; else about what the text budget will take of them."""
+    if columns & Columns.ROPE:
+        return _TEXT_BATCH
+    return _HEADER_BATCH if columns else walk.limit + 3  # the ends, and one to see that there are no more
 
 
 def _end(walk: _Walk, ends: list[int]) -> int:
@@ -189,6 +207,50 @@ def _ask_each(shared: Shared, walk: _Walk, documents: Iterable[Mapping[str, Any]
         if spent >= TEXT_BUDGET_BYTES:
             return _found(found, document["uid"])
     return _found(found, walk.goes_on)
+
+
+# -- keys of flags alone
+
+
+def _of_flags(key: SearchKey) -> SearchKey | None:
+    """The key without the uids that narrow the walk, if what is left speaks of flags and keywords alone."""
+    rest = And(tuple(part for part in _conjuncts(key) if not isinstance(part, Uids)))
+    return rest if _is_of_flags(rest, 0) else None
+
+
+def _is_of_flags(key: SearchKey, depth: int) -> bool:
+    match key:
+        case All() | Flag() | Keyword():
+            return True
+        case And(keys=keys) | Or(keys=keys):
+            return depth < _MAX_DEPTH and all(_is_of_flags(inner, depth + 1) for inner in keys)
+        case Not(key=inner):
+            return depth < _MAX_DEPTH and _is_of_flags(inner, depth + 1)
+    return False
+
+
+def _among_known(rows: FlagRows, uids: UidSet, key: SearchKey, now: int, limit: int) -> Found:
+    """The matches of a key of flags alone in the first `limit` rows among `uids`."""
+    living = rows.uids & uids
+    looked_at = living.slice(0, limit)
+    if not looked_at:
+        return _NOTHING
+    span = slice(rows.uids.index(looked_at.first), rows.uids.index(looked_at.last) + 1)
+    flags, modseqs = rows.flags[span], rows.modseqs[span]
+    matcher = Matcher(key, now=now)
+    table = bytearray(256)
+    for one in set(flags):
+        table[one] = bool(matcher.row(MessageRow(0, 0, one, "", 0, 0)))
+    matches = bytearray(flags.translate(table))
+    spanned = rows.uids.between(looked_at.first, looked_at.last)
+    for place, uid in enumerate(spanned if rows.keywords else ()):
+        if uid in rows.keywords:
+            matches[place] = bool(matcher.row(MessageRow(uid, 0, flags[place], rows.keywords[uid], 0, 0)))
+    if len(looked_at) < len(matches):  # the span holds others, too
+        matches = bytearray(match and uid in looked_at for uid, match in zip(spanned, matches, strict=True))
+    found = UidSet.of(compress(spanned, matches))
+    highest = max(compress(modseqs, matches), default=0)
+    return Found(found, highest, looked_at.last if len(looked_at) < len(living) else 0)
 
 
 # -- keys as queries

@@ -9,6 +9,7 @@ from typing import Final
 from pymongo.client_session import ClientSession
 
 from wd_trio import errors
+from wd_trio.adapters.blobcache import BlobCache
 from wd_trio.adapters.mongo_redis.blobs import MongoBlobs
 from wd_trio.adapters.mongo_redis.caches import BoundedCache
 from wd_trio.adapters.mongo_redis.known import KnownMailboxes
@@ -27,9 +28,10 @@ class Shared:
     `first_unseen` has, by mailbox id, the first unseen uid and the modseq it was that at.
     """
 
-    def __init__(self, mongo: Mongo) -> None:
+    def __init__(self, mongo: Mongo, *, blob_cache_bytes: int) -> None:
         self.mongo = mongo
         self.blobs = MongoBlobs(mongo)
+        self.blob_cache = BlobCache(blob_cache_bytes)
         self.known = KnownMailboxes()
         self.writer = Writer(mongo, self.known)
         self.first_unseen: BoundedCache[str, tuple[int, int]] = BoundedCache(_UNSEEN_BYTES)

@@ -7,6 +7,7 @@ Changes of a user's mail pass through the user's queue (queues.py), and each go 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from wd_trio.adapters.mongo_redis import flags as flags_
 from wd_trio.adapters.mongo_redis import folders, journal, mailboxes, usage
@@ -41,12 +42,15 @@ from wd_trio.mail.search import SearchKey
 from wd_trio.ports.gateway import reads, writes
 
 
+BLOB_CACHE_BYTES: Final = 8 << 20
+
+
 class MongoStore:
     """ports.mail.MailStore and ports.blobs.Blobs; see there for what each method promises."""
 
-    def __init__(self, mongo: Mongo) -> None:
+    def __init__(self, mongo: Mongo, *, blob_cache_bytes: int = BLOB_CACHE_BYTES) -> None:
         self._mongo = mongo
-        self._shared = Shared(mongo)
+        self._shared = Shared(mongo, blob_cache_bytes=blob_cache_bytes)
 
     # -- mailboxes
 

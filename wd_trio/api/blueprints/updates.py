@@ -12,7 +12,7 @@ user is logged out or gets another password, the token is no longer valid, the s
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -29,6 +29,7 @@ from wd_trio.api.routing import Routes
 from wd_trio.api.schema import Request
 from wd_trio.api.services import ApiServices
 from wd_trio.errors import WdError
+from wd_trio.service.steps import Steps
 from wd_trio.service.updates import POSITION_BYTES, Batch, Feed
 
 log = structlog.get_logger()
@@ -147,13 +148,20 @@ async def _ignore_client() -> None:
 # -- as Server-Sent Events
 
 
-async def _chunks(told: _Followed) -> AsyncIterator[bytes]:
+def _chunks(told: _Followed) -> Steps[bytes]:
     """The stream: chunks of whole events, of at most about CHUNK_BYTES."""
-    yield b"retry: %d\n\n" % RETRY_MS
-    while (batch := await told.next()) is not None:
-        lines = _blocks(batch)
-        while chunk := _gather(lines):
-            yield chunk
+    lines: Iterator[bytes] = iter((b"retry: %d\n\n" % RETRY_MS,))
+
+    async def next_chunk() -> bytes | None:
+        nonlocal lines
+        while not (chunk := _gather(lines)):
+            batch = await told.next()
+            if batch is None:
+                return None
+            lines = _blocks(batch)
+        return chunk
+
+    return Steps(next_chunk)
 
 
 def _gather(lines: Iterator[bytes]) -> bytes:

@@ -1,0 +1,147 @@
+"""A Redis Cluster of three nodes: every port over it, slots that move, a node that goes and comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+import redis
+import trio
+from engine_processes import Engine
+from redis.crc import key_slot
+from redis_house import QUICK, cluster_url, redis_cluster, redis_gateway
+
+from wd_trio import telemetry
+from wd_trio.adapters.mongo_redis.bus import RedisBus
+from wd_trio.adapters.mongo_redis.limits import RedisLimits
+from wd_trio.adapters.mongo_redis.pipeline import RedisLink
+from wd_trio.adapters.mongo_redis.sessions import RedisSessions
+from wd_trio.errors import Unavailable
+from wd_trio.ports.bus import Hint, Resync
+from wd_trio.ports.sessions import SessionDocument
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Engine]]:
+    with redis_cluster(tmp_path_factory.mktemp("cluster")) as made:
+        yield made
+
+
+@pytest.fixture
+def link(nodes: list[Engine]) -> Iterator[RedisLink]:
+    for node in nodes:
+        with redis.Redis(port=node.port) as client:
+            client.flushdb()
+    made = RedisLink(cluster_url(nodes[:1]), QUICK)
+    yield made
+    made.close()
+
+
+def make(number: int, **changes: str) -> SessionDocument:
+    fields = {"user": f"u{number % 7}", "server": "s1", "worker": "1", **changes}
+    return SessionDocument(
+        id=f"sess_{number:032x}", protocol="imap", created=number, last_activity=number, **fields
+    )
+
+
+def test_sessions_live_in_all_slots(link: RedisLink) -> None:
+    sessions = RedisSessions(link)
+    documents = [make(number, server=f"s{number % 3}") for number in range(40)]
+    assert all(sessions.put(document, most=100, lease_s=30) for document in documents)
+    assert len({key_slot(f"session:{document.id}".encode()) // 5462 for document in documents}) == 3
+    assert not sessions.put(make(100, user="u1"), most=6, lease_s=30)
+    first = sessions.page(limit=25)
+    assert first.next is not None
+    assert [*first.documents, *sessions.page(after=first.next).documents] == documents
+    assert sessions.of_users(["u1", "u2"]) == [one for one in documents if one.user in ("u1", "u2")]
+    assert sessions.doom([documents[0].id, documents[3].id]) == 2
+    assert sessions.doomed("s0", "1") == [documents[0].id, documents[3].id]
+    assert sessions.touch([one.id for one in documents] + ["sess_none"]) == {"sess_none"}
+    ended = sessions.end_owner("s0", "1")
+    assert sorted(one.id for one in ended) == [one.id for one in documents if one.server == "s0"]
+    sessions.end([one.id for one in documents if one.server == "s1"])
+    assert list(sessions.page().documents) == [one for one in documents if one.server == "s2"]
+
+
+def test_limits_live_in_all_slots(link: RedisLink) -> None:
+    limits = RedisLimits(link)
+    for number in range(20):
+        assert limits.claim(f"k{number}", "h", owner="s1/1", most=1)
+        assert not limits.claim(f"k{number}", "other", owner="s2/1", most=1)
+        assert limits.strike(f"k{number}", window_s=60) == 1
+    assert limits.release_owner("s1/1") == 20
+    assert [limits.claims(f"k{number}") for number in range(20)] == [0] * 20
+
+
+def test_a_group_goes_to_all_nodes_in_one_exchange(link: RedisLink) -> None:
+    limits = RedisLimits(link)
+    limits.strikes("warm")
+    made: dict[str, int] = {}
+    before = telemetry.tally_thread(made)
+    outcomes = link.run_group([partial(limits.strike, f"key{n}", window_s=60) for n in range(60)])
+    telemetry.tally_thread(before)
+    assert outcomes == [(1, None)] * 60
+    assert made == {"redis": 1}
+
+
+def test_a_slot_on_its_way_is_followed(link: RedisLink, nodes: list[Engine]) -> None:
+    limits = RedisLimits(link)
+    key = "strikes:{moving}"
+    assert limits.strike("moving", window_s=60) == 1
+    slot = key_slot(key.encode())
+    clients = [redis.Redis(port=node.port) for node in nodes]
+    ids = [client.execute_command("CLUSTER MYID").decode() for client in clients]
+    at = next(place for place, client in enumerate(clients) if client.dbsize())
+    to = (at + 1) % len(nodes)
+    clients[to].execute_command("CLUSTER SETSLOT", slot, "IMPORTING", ids[at])
+    clients[at].execute_command("CLUSTER SETSLOT", slot, "MIGRATING", ids[to])
+    clients[at].execute_command("MIGRATE", "127.0.0.1", nodes[to].port, key, 0, 1000)
+    assert limits.strike("moving", window_s=60) == 2, "ASK"
+    for client in (clients[to], clients[at], *clients):
+        client.execute_command("CLUSTER SETSLOT", slot, "NODE", ids[to])
+    assert limits.strike("moving", window_s=60) == 3, "MOVED"
+    assert limits.strikes("moving") == 3
+    assert clients[to].exists(key)
+    for client in clients:
+        client.close()
+
+
+async def test_hints_pass_through_the_cluster(nodes: list[Engine], link: RedisLink) -> None:
+    others = RedisLink(cluster_url(nodes[1:]), QUICK)
+    async with redis_gateway(link) as here, redis_gateway(others) as there, trio.open_nursery() as nursery:
+        one, two = RedisBus(link, here), RedisBus(others, there)
+        for bus in (one, two):
+            nursery.start_soon(bus.run)
+            assert await bus.receive() == [Resync()]
+        for number in range(12):  # in slots of every node
+            user = f"user{number}"
+            two.follow(user)
+            assert await two.receive() == [Resync(user)]
+            hint = Hint("mailbox", user, "m1", 1, 2)
+            one.publish_nowait(hint)
+            assert await two.receive() == [hint]
+        two.publish_nowait(Hint("user", "u1"))
+        assert await one.receive() == [Hint("user", "u1")]
+        nursery.cancel_scope.cancel()
+    others.close()
+
+
+async def test_a_node_that_comes_back_is_used_again(link: RedisLink, nodes: list[Engine]) -> None:
+    limits = RedisLimits(link)
+    keys = [f"k{number}" for number in range(30)]
+    assert all(outcome == (1, None) for outcome in strike_all(link, limits, keys))
+    nodes[2].kill()
+    outcomes = strike_all(link, limits, keys)
+    assert {type(error) for _, error in outcomes} == {type(None), Unavailable}, (
+        "only what was on that node fails"
+    )
+    nodes[2].start()
+    while not all(error is None for _, error in strike_all(link, limits, keys)):
+        await trio.sleep(0.05)
+
+
+def strike_all(
+    link: RedisLink, limits: RedisLimits, keys: list[str]
+) -> list[tuple[object, BaseException | None]]:
+    return list(link.run_group([partial(limits.strike, key, window_s=60) for key in keys]))
