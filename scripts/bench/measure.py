@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 
 from scripts.bench import idle
@@ -28,6 +28,9 @@ class Result:
     operations: int = 0
     per_second: float = 0.0
     cpu_ms: float = 0.0
+    """The server's alone."""
+    engines_ms: dict[str, float] = field(default_factory=dict)
+    """The databases' behind it."""
     p50_ms: float = 0.0
     p99_ms: float = 0.0
     note: str = ""
@@ -115,7 +118,7 @@ def _around(
     """The result of a run. Latencies are of what was sent together, all else is for each command."""
     before_s = target.cpu_s()
     timings = run()
-    spent_s = target.cpu_s() - before_s
+    spent_s = {name: now_s - before_s[name] for name, now_s in target.cpu_s().items()}
     count = (operations or len(timings.latencies_s)) * each
     if not count:
         return Result(name, target.name, connections, note="nothing done in the time")
@@ -125,7 +128,8 @@ def _around(
         connections,
         operations=count,
         per_second=count / timings.elapsed_s,
-        cpu_ms=spent_s / count * 1e3,
+        cpu_ms=spent_s.pop("") / count * 1e3,
+        engines_ms={name: used_s / count * 1e3 for name, used_s in spent_s.items()},
         p50_ms=timings.percentile(0.5) * 1e3,
         p99_ms=timings.percentile(0.99) * 1e3,
     )

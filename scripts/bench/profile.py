@@ -152,9 +152,9 @@ def _py_spy(target: Target, run: Callable[[], int], folder: Path, options: argpa
         stderr=subprocess.DEVNULL,
     )
     time.sleep(START_S)  # it tells nobody when it is ready
-    before_s = target.cpu_s()
+    before_s = target.cpu_s()[""]
     count = run()
-    spent_s = target.cpu_s() - before_s
+    spent_s = target.cpu_s()[""] - before_s
     spy.send_signal(signal.SIGINT)
     spy.wait(DUMP_S)
     _print_stacks(stacks.read_text(), options.top, spent_s / max(count, 1) * 1e3)

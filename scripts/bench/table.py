@@ -2,6 +2,7 @@
 
     python -m scripts.bench.table                              wd-trio, one worker and two
     python -m scripts.bench.table --workers 1 --dovecot        and a private Dovecot in the same run
+    python -m scripts.bench.table --workers 1 --engine embedded cluster
     python -m scripts.bench.table --only FETCH --seconds 5     the rows whose names hold the text
     python -m scripts.bench.table --peer 127.0.0.1:143 --peer-lmtp 127.0.0.1:24 --peer-pids 812 --peer-user 'u{n}'
 
@@ -62,7 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m scripts.bench.table", description="Measure the server.")
     add = parser.add_argument
-    add("--engine", choices=("embedded",), default="embedded", help="what wd-trio stores in")
+    add(
+        "--engine",
+        choices=("embedded", "cluster"),
+        nargs="+",
+        default=["embedded"],
+        help="what wd-trio stores in: SQLite, or a MongoDB and a Redis started for the run, whose CPU is told apart",
+    )
     add(
         "--workers",
         type=int,
@@ -103,8 +110,9 @@ def _sizes(options: argparse.Namespace) -> Sizes:
 def _servers(
     options: argparse.Namespace, sizes: Sizes, folder: Path
 ) -> Iterator[AbstractContextManager[Target]]:
-    for workers in options.workers:
-        yield own_server(folder / f"wd-trio-{workers}", workers=workers, sizes=sizes)
+    for engine in options.engine:
+        for workers in options.workers:
+            yield own_server(folder / f"{engine}-{workers}", workers=workers, sizes=sizes, engine=engine)
     if options.dovecot:
         yield dovecot(folder / "dovecot")
     if options.peer:
@@ -136,7 +144,9 @@ def _progress(result: Result) -> str:
 def _print(results: Sequence[Result], about: dict[str, object]) -> None:
     targets = list(dict.fromkeys(result.target for result in results))
     head = ", ".join(f"{name} {value}" for name, value in about.items())
-    print(f"CPU ms per operation, operations per second, p50/p99 ms; {head}")
+    print(
+        f"CPU ms per operation (with MongoDB: server+mongodb+redis), operations per second, p50/p99 ms; {head}"
+    )
     table = Table(box=box.MARKDOWN)
     table.add_column("row", no_wrap=True)
     table.add_column("conns", justify="right")
@@ -156,7 +166,7 @@ def _cell(result: Result | None) -> tuple[str, str, str]:
     if not result.operations:
         return result.note, "", ""
     return (
-        f"{result.cpu_ms:.3f}",
+        "+".join(f"{ms:.3f}" for ms in (result.cpu_ms, *result.engines_ms.values())),
         f"{result.per_second:.1f}",
         f"{result.p50_ms:.1f}/{result.p99_ms:.1f}",
     )

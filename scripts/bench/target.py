@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +24,7 @@ import trio
 
 from scripts.bench import processes
 from scripts.bench.wire import Fault, Place
+from scripts.engine_processes import Engine, start_mongod, start_redis
 from wd_trio.config_load import load
 from wd_trio.ops import log
 from wd_trio.ops.boot import open_services
@@ -73,6 +74,8 @@ class Target:
     name: str
     places: dict[str, Place]
     roots: list[int]
+    engines: dict[str, list[int]] = field(default_factory=dict)
+    """Root pids of the databases behind it, by name: their CPU is told apart."""
     user: str = "bench{n}"
     address: str = "bench{n}@example.org"
     password: str = "benchmark"
@@ -88,8 +91,9 @@ class Target:
     def recipient(self, number: int) -> bytes:
         return self.address.format(n=number).encode()
 
-    def cpu_s(self) -> float:
-        return processes.cpu_s(self.roots)
+    def cpu_s(self) -> dict[str, float]:
+        """CPU seconds so far of the server (by the name "") and of each engine."""
+        return {name: processes.cpu_s(roots) for name, roots in {"": self.roots, **self.engines}.items()}
 
     def memory_bytes(self) -> int:
         return processes.memory_bytes(self.roots)
@@ -103,28 +107,54 @@ def raise_descriptors() -> None:
 
 @contextmanager
 def own_server(
-    folder: Path, *, workers: int, sizes: Sizes, environ: dict[str, str] | None = None
+    folder: Path,
+    *,
+    workers: int,
+    sizes: Sizes,
+    environ: dict[str, str] | None = None,
+    engine: str = "embedded",
 ) -> Iterator[Target]:
-    """`wd-trio serve` with the embedded engine in `folder`, accounts made; stopped at the end."""
+    """`wd-trio serve` in `folder` with the embedded engine, or with a MongoDB and a Redis of its own ("cluster");
+    accounts made; stopped at the end."""
     folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        engines = _cluster(folder, stack) if engine == "cluster" else []
+        with _served(folder, engines, workers=workers, sizes=sizes, environ=environ or {}) as target:
+            yield target
+
+
+def _cluster(folder: Path, stack: ExitStack) -> list[Engine]:
+    """A MongoDB and a Redis, until the stack closes."""
+    started = []
+    for start, name in ((start_mongod, "mongodb"), (start_redis, "redis")):
+        started.append(start(folder / name))
+        stack.callback(started[-1].stop)
+    return started
+
+
+@contextmanager
+def _served(
+    folder: Path, engines: list[Engine], *, workers: int, sizes: Sizes, environ: dict[str, str]
+) -> Iterator[Target]:
     config_path = folder / "config.toml"
-    config_path.write_text(_config(folder, workers=workers, sizes=sizes))
+    config_path.write_text(_config(folder, engines, workers=workers, sizes=sizes))
     _make_accounts(config_path, ONCE + sizes.once)
     log_path = folder / "server.log"
     with log_path.open("wb") as log_file:
         process = subprocess.Popen(
             [sys.executable, "-m", "wd_trio", "serve", "--config", str(config_path)],
             cwd=folder,
-            env=_environment() | (environ or {}),
+            env=_environment() | environ,
             stdin=subprocess.DEVNULL,
             stderr=log_file,
         )
     try:
         places = _wait_ready(process, log_path)
         yield Target(
-            f"wd-trio, {workers} worker{'s' if workers > 1 else ''}",
+            f"wd-trio{' on MongoDB' if engines else ''}, {workers} worker{'s' if workers > 1 else ''}",
             places,
             [process.pid],
+            engines={engine.folder.name: [engine.pid] for engine in engines},
             token=TOKEN,
             hashes=True,
             once=iter(range(ONCE, ONCE + sizes.once)),
@@ -143,13 +173,15 @@ def _environment() -> dict[str, str]:
     return kept | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))}
 
 
-def _config(folder: Path, *, workers: int, sizes: Sizes) -> str:
+def _config(folder: Path, engines: list[Engine], *, workers: int, sizes: Sizes) -> str:
     anywhere = '["127.0.0.1:0"]'
+    store, redis = [engine.url for engine in engines] or [f"sqlite:{folder}/data/mail.db", ""]
     passes, kib = sizes.argon2
     return "\n".join(
         (
             f'[server]\nworkers = {workers}\nhostname = "bench.example.org"',
-            f"[store]\nurl = {json.dumps(f'sqlite:{folder}/data/mail.db')}",
+            f"[store]\nurl = {json.dumps(store)}",
+            f"[redis]\nurl = {json.dumps(redis)}",
             *(f"[{protocol}]\nlisten = {anywhere}" for protocol in ("imap", "pop3", "lmtp")),
             f"[api]\nlisten = {anywhere}\naccess_token = {json.dumps(TOKEN)}",
             "[limits]\nconnections_per_user = 10000\nconnections_per_ip = 15000",

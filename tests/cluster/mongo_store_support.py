@@ -53,7 +53,7 @@ def main(url: str, user_id: str, threads: int, count: int) -> None:
     store = MongoStore(mongo)
 
     def append(_: int) -> list[int]:
-        return [store.append(user_id, "INBOX", [a_message()]).uids[0] for _ in range(count)]
+        return [store.append(user_id, "INBOX", [a_message()], create=True).uids[0] for _ in range(count)]
 
     with ThreadPoolExecutor(threads) as pool:
         uids = [uid for part in pool.map(append, range(threads)) for uid in part]

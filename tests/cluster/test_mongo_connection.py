@@ -18,6 +18,7 @@ from pymongo.errors import OperationFailure
 
 from wd_trio import errors
 from wd_trio.adapters.mongo_redis.faults import is_bug
+from wd_trio.adapters.mongo_redis.indexes import INDEXES
 from wd_trio.adapters.mongo_redis.mongo import Mongo, MongoOptions
 from wd_trio.telemetry import tally_thread
 
@@ -72,6 +73,28 @@ def test_a_standalone_mongod_is_refused_with_the_remedy(tmp_path: Path) -> None:
     finally:
         mongo.close()
         engine.kill()
+
+
+def test_processes_that_begin_together_make_the_indexes_together(fragile: Engine) -> None:
+    processes = [Mongo(f"{fragile.url.replace('/?', '/together?')}") for _ in range(4)]
+    faults: list[Exception] = []
+
+    def ensure(mongo: Mongo) -> None:
+        try:
+            mongo.ensure()
+        except errors.WdError as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=ensure, args=(mongo,)) for mongo in processes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert faults == []
+    here = set(processes[0].database.list_collection_names())
+    for mongo in processes:
+        mongo.close()
+    assert here >= set(INDEXES)
 
 
 @pytest.mark.parametrize("url", ["", "nonsense", "mongodb://", "redis://127.0.0.1", "mongodb://h/?ssl=maybe"])

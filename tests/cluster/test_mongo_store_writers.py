@@ -17,7 +17,7 @@ from mongo_store_support import a_message
 
 from wd_trio.adapters.mongo_redis.mongo import Mongo
 from wd_trio.adapters.mongo_redis.store import MongoStore
-from wd_trio.mail.model import DEFAULT_MAILBOXES, DELETED, SEEN, FlagChange
+from wd_trio.mail.model import DEFAULT_MAILBOXES, DELETED, SEEN, FlagChange, Usage
 from wd_trio.mail.numset import MAX_UID, UidSet
 from wd_trio.ports.ids import new_id
 
@@ -63,6 +63,22 @@ def test_sixteen_appenders_in_four_processes_beside_a_watcher(mongo: Mongo, mong
     assert sum(report["aborts"] for report in reports) < commits <= 240
     assert store.find_mailbox(user, "INBOX").messages == 240
     assert store.usage(user).messages == 240
+
+
+def test_first_deliveries_in_several_processes_make_the_mailboxes_once(mongo: Mongo, mongo_url: str) -> None:
+    store, user = MongoStore(mongo), new_id()
+    command = [sys.executable, str(PROGRAM), mongo_url, user, "2", "2"]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(3)]
+    reports = [json.loads(process.communicate()[0]) for process in started]
+    assert sorted(uid for report in reports for uid in report["uids"]) == list(range(1, 13))
+    assert [box.path for box in store.list_mailboxes(user)] == [
+        "INBOX",
+        "Drafts",
+        "Junk",
+        "Sent Mail",
+        "Trash",
+    ]
+    assert store.usage(user) == Usage(1200, 12)
 
 
 def test_two_stores_see_each_others_changes(mongo: Mongo) -> None:

@@ -13,6 +13,7 @@ from redis.crc import key_slot
 from redis_house import QUICK, cluster_url, redis_cluster, redis_gateway
 
 from wd_trio import telemetry
+from wd_trio.adapters.hints import RESYNC_DATAGRAM
 from wd_trio.adapters.mongo_redis.bus import RedisBus
 from wd_trio.adapters.mongo_redis.limits import RedisLimits
 from wd_trio.adapters.mongo_redis.pipeline import RedisLink
@@ -125,6 +126,26 @@ async def test_hints_pass_through_the_cluster(nodes: list[Engine], link: RedisLi
         assert await one.receive() == [Hint("user", "u1")]
         nursery.cancel_scope.cancel()
     others.close()
+
+
+async def test_channels_are_sharded_where_the_cluster_offers_that(
+    nodes: list[Engine], link: RedisLink
+) -> None:
+    (known,) = link.exchange([("COMMAND", "INFO", "ssubscribe")])
+    asked, publish = ("SHARDCHANNELS", "SPUBLISH") if known and known[0] else ("CHANNELS", "PUBLISH")
+    clients = [redis.Redis(port=node.port) for node in nodes]
+    async with redis_gateway(link) as gateway, trio.open_nursery() as nursery:
+        bus = RedisBus(link, gateway)
+        bus.follow("u1")
+        nursery.start_soon(bus.run)
+        assert await bus.receive() == [Resync()]
+        channels = {channel for client in clients for channel in client.execute_command("PUBSUB", asked)}
+        assert channels == {b"accounts", b"changes:{u1}"}
+        link.exchange([(publish, "changes:{u1}", b"another:" + RESYNC_DATAGRAM)])
+        assert await bus.receive() == [Resync("u1")]
+        nursery.cancel_scope.cancel()
+    for client in clients:
+        client.close()
 
 
 async def test_a_node_that_comes_back_is_used_again(link: RedisLink, nodes: list[Engine]) -> None:

@@ -8,6 +8,7 @@ what was begun.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Final
@@ -40,6 +41,7 @@ _EVERY_UID: Final = UidSet([(1, MAX_UID)])
 _MOVED: Final = {"_id": 0, "uid": 1, "flags": 1, "keywords": 1, "size": 1}
 _COPIED_AT_ONCE: Final = 200  # documents, of about 3 KB and at most some 100 KB each
 _BURIED_AT_ONCE: Final = 1000
+_BURYING_S: Final = 1.0  # what a call spends on it; the janitor goes on
 GRAVES_AT_ONCE: Final = 20
 
 # -- DELETE
@@ -97,25 +99,27 @@ def _dig(unit: Unit, mailbox_ids: Iterable[str]) -> None:
 
 
 def _bury_now(shared: Shared, graves: Iterable[Document]) -> None:
-    """Remove what lies in graves, as far as the engine lets us: they stay until all is removed."""
+    """Remove what lies in graves, as far as time and the engine let us: they stay until all is removed."""
+    ends = time.monotonic() + _BURYING_S
     try:
         for grave in graves:
-            _bury(shared, grave)
+            _bury(shared, grave, ends)
     except errors.Unavailable as error:
         _log.warning("messages_left_for_the_janitor", error=str(error))
 
 
 def bury(shared: Shared) -> None:
-    """Finish some removals that were begun and cut short."""
+    """Go on with removals that were begun and cut short."""
+    ends = time.monotonic() + _BURYING_S
     with shared.mongo.reading() as database:
         graves = list(database[GRAVES].find().limit(GRAVES_AT_ONCE))
     for grave in graves:
-        _bury(shared, grave)
+        _bury(shared, grave, ends)
 
 
-def _bury(shared: Shared, grave: Document) -> None:
+def _bury(shared: Shared, grave: Document, ends: float) -> None:
     of_mailbox = {"user": grave["user"], "mailbox": grave["_id"]}
-    while True:
+    while time.monotonic() < ends:
         with shared.mongo.reading() as database:
             found = list(
                 database[MESSAGES]
@@ -229,7 +233,8 @@ def _copy(unit: Unit, source: tuple[str, str], target: Box, uids: UidSet, quota_
     sources: list[int] = []
     size = 0
     uid, modseq = target.now["uidNext"], target.modseq + 1
-    for documents in _batched(unit.find(source, uids, None)):
+    living = uids.between(1, uid - 1) if target.place == source else uids  # not what is copied onto itself
+    for documents in _batched(unit.find(source, living, None)):
         added = sum(document["size"] for document in documents)
         unit.require_room(added, quota_bytes)
         for document in documents:
@@ -247,6 +252,7 @@ def _copy(unit: Unit, source: tuple[str, str], target: Box, uids: UidSet, quota_
         first_uid(target, len(rows))
         unit.account(added, len(documents))
         unit.insert(documents)
+        unit.settle()
         size += added
     return Copied(tuple(sources), come_in(unit, target, rows, size))
 

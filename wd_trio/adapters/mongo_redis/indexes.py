@@ -1,9 +1,9 @@
 """The indexes of the collections that the adapters know by name, in one place. Those of *documents* are declared
 with their collections and made by documents.py.
 
-Queries of mail name the user, and shard keys begin with it, so that a delivery's transaction stays on one shard:
-`{user: 1, mailbox: 1, uid: 1}` for messages, `{user: 1, path: 1}` for mailboxes and subscriptions, `{user: 1,
-mailbox: 1, modseq: 1}` for vanished, `{_id: 1}` for accounts. What belongs to no user is spread by hash:
+Queries of mail name the user, who is the shard key, so that a delivery's transaction stays on one shard: `{user: 1}`
+for messages, mailboxes, subscriptions and vanished, `{_id: 1}` for accounts. (Not more of a key: a message that is
+moved changes its mailbox and uid, a mailbox that is renamed its path.) What belongs to no user is spread by hash:
 `{_id: "hashed"}` for blobs and blobChunks. The rest is small and need not be sharded.
 """
 
@@ -15,6 +15,7 @@ from typing import Any, Final
 from pymongo import IndexModel
 
 from wd_trio.adapters.mongo_redis.layout import (
+    ACCOUNTS,
     BY_AGE,
     BY_BLOB,
     BY_DELETED,
@@ -23,6 +24,8 @@ from wd_trio.adapters.mongo_redis.layout import (
     BY_PATH,
     BY_UID,
     BY_UNSEEN,
+    COUNTERS,
+    GRAVES,
     MAILBOXES,
     MESSAGES,
     SUBSCRIPTIONS,
@@ -50,6 +53,9 @@ INDEXES: Final[Mapping[str, Sequence[IndexModel]]] = {
         _index(BY_BLOB, sparse=True),
     ),
     VANISHED: (_index(BY_EXPUNGE), _index(BY_AGE)),
+    ACCOUNTS: (),
+    GRAVES: (_index((("user", 1),)),),
+    COUNTERS: (),
     BLOBS: (_index((("lastUsed", 1),)),),
     BLOB_GARBAGE: (_index((("at", 1),)),),
 }

@@ -27,7 +27,7 @@ from bson.int64 import Int64
 from pymongo import MongoClient, ReadPreference
 from pymongo.client_session import ClientSession
 from pymongo.database import Database
-from pymongo.errors import ConfigurationError, InvalidURI, PyMongoError
+from pymongo.errors import ConfigurationError, InvalidURI, OperationFailure, PyMongoError
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 from pymongo.read_concern import ReadConcern
 from pymongo.uri_parser import parse_uri
@@ -46,6 +46,7 @@ T = TypeVar("T")
 ENGINE: Final = "mongodb"
 DEFAULT_DATABASE: Final = "wd_trio"
 _AVERAGED: Final = 8  # transactions
+_NAMESPACE_EXISTS: Final = 48
 _TRANSIENT: Final = "TransientTransactionError"
 _UNKNOWN_COMMIT: Final = "UnknownTransactionCommitResult"
 
@@ -150,9 +151,20 @@ class Mongo:
                     " rs.initiate() in mongosh once",
                     what=ENGINE,
                 )
+            here = set(self.database.list_collection_names())
             for collection, models in indexes.INDEXES.items():
                 if models:
                     self.database[collection].create_indexes(list(models))
+                elif collection not in here:
+                    self._make(collection)
+
+    def _make(self, collection: str) -> None:
+        """A collection that comes to be in the middle of a transaction would disturb others."""
+        try:
+            self.database.create_collection(collection, check_exists=False)
+        except OperationFailure as error:
+            if error.code != _NAMESPACE_EXISTS:  # another process was first
+                raise
 
     @contextmanager
     def reading(self) -> Iterator[MongoDatabase]:

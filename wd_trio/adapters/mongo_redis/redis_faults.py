@@ -38,9 +38,19 @@ _PASSING: Final = (
     ReadOnlyError,
     TryAgainError,
 )
-# Answers for which the driver has no class of their own, by their first word.
+# Answers that no driver, or not every version of it, has a class for: by their first word.
 _PASSING_WORDS: Final = frozenset(
-    {"MISCONF", "NOREPLICAS", "BUSY", "UNKILLABLE", "LOADING", "CLUSTERDOWN", "NOAUTH"}
+    [
+        "BUSY",
+        "CLUSTERDOWN",
+        "LOADING",
+        "MASTERDOWN",
+        "MISCONF",
+        "NOAUTH",
+        "NOREPLICAS",
+        "TRYAGAIN",
+        "UNKILLABLE",
+    ]
 )
 
 

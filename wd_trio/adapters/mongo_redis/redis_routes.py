@@ -90,7 +90,7 @@ class Wire:
             except ReadOnlyError as error:  # it was the primary: the others of this exchange fail likewise
                 self._fail(error)
             except redis.ResponseError as error:
-                replies.append(error)
+                replies.append(_redirection(error) or error)
             except (redis.RedisError, OSError) as error:
                 self._fail(error)
         if self._fault is None:
@@ -305,6 +305,12 @@ class ClusterRoute:
                 self._wires.pop(gone).close()
             return
         raise redis.ConnectionError(f"no node of the cluster tells its slots: {fault}")
+
+
+def _redirection(error: redis.ResponseError) -> AskError | None:
+    """MOVED or ASK, which older drivers know only on connections of their cluster's client."""
+    word, _, where = str(error).partition(" ")
+    return {"MOVED": MovedError, "ASK": AskError}[word](where) if word in ("MOVED", "ASK") else None
 
 
 def key_of(command: Command) -> str:

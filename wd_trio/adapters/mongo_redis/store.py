@@ -41,7 +41,6 @@ from wd_trio.mail.numset import UidSet
 from wd_trio.mail.search import SearchKey
 from wd_trio.ports.gateway import reads, writes
 
-
 BLOB_CACHE_BYTES: Final = 8 << 20
 
 

@@ -216,7 +216,7 @@ class Unit:
     # -- messages
 
     def insert(self, messages: Sequence[Document]) -> None:
-        """Add new messages, by the end of the unit at the latest."""
+        """Add new messages; they are written when something looks for messages, or at the end."""
         self.writes += 1
         self._new += messages
 
@@ -227,7 +227,7 @@ class Unit:
 
     def find_by(self, which: Document, fields: Document | None, index: Keys) -> Iterator[Document]:
         """Messages in order of uid, along an index that has it last."""
-        self._settle()
+        self.settle()
         yield from self.collection(MESSAGES).find(
             which,
             fields,
@@ -245,7 +245,7 @@ class Unit:
 
     def remove(self, box: Box, uids: UidSet) -> None:
         self.writes += 1
-        self._settle()
+        self.settle()
         for which in among(*box.place, uids):
             self.collection(MESSAGES).delete_many(which, hint=list(BY_UID), session=self.session)
 
@@ -276,7 +276,7 @@ class Unit:
     def known(self, box: Box, *, walk: bool) -> Known | None:
         """The flags of all the mailbox's messages as they stand now in this unit. None where only a walk could tell
         and `walk` says not to."""
-        self._settle()
+        self.settle()
         known = self._learnt.get(box.id) or self._known.before(box.id, box.before)
         if known is None:
             if not walk:
@@ -302,8 +302,8 @@ class Unit:
 
     # -- the end
 
-    def _settle(self) -> None:
-        """Write new messages, before something looks for them."""
+    def settle(self) -> None:
+        """Write the new messages now, before something looks for them or they become too many to hold."""
         if self._new:
             new, self._new = self._new, []
             self.collection(MESSAGES).insert_many(new, ordered=False, session=self.session)
@@ -314,7 +314,7 @@ class Unit:
 
     def flush(self) -> None:
         """Write what is still to be written."""
-        self._settle()
+        self.settle()
         updates: list[UpdateOne] = []
         for box in self._boxes.values():
             fields = box.unwritten()

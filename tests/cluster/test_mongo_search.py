@@ -1,0 +1,145 @@
+"""SEARCH in MongoDB beyond the contract: what its pages cost, and that both ways of deciding flags agree."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import pytest
+from cluster_house import fresh_mongo
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from mongo_store_support import a_message, round_trips
+
+from wd_trio.adapters.mongo_redis.mongo import Mongo
+from wd_trio.adapters.mongo_redis.store import MongoStore
+from wd_trio.mail.model import DEFAULT_MAILBOXES, DELETED, FLAGGED, SEEN, Mailbox
+from wd_trio.mail.numset import MAX_UID, UidSet
+from wd_trio.mail.search import (
+    All,
+    And,
+    Flag,
+    Header,
+    InternalDate,
+    Keyword,
+    Not,
+    Or,
+    SearchKey,
+    Size,
+    Uids,
+)
+from wd_trio.ports.ids import new_id
+
+ALL = UidSet([(1, MAX_UID)])
+ANY_SIZE = Size(0, None)  # true of every message, and no key of flags
+
+
+@pytest.fixture
+def mongo() -> Mongo:
+    return fresh_mongo(time.time)
+
+
+@pytest.fixture
+def store(mongo: Mongo) -> MongoStore:
+    return MongoStore(mongo)
+
+
+@pytest.fixture
+def inbox(store: MongoStore) -> Mailbox:
+    """60 messages, the odd ones seen, every fifth flagged, every seventh tagged; 11 to 20 and 33 are gone."""
+    user = new_id()
+    store.ensure_mailboxes(user, DEFAULT_MAILBOXES)
+    gone = {*range(11, 21), 33}
+    messages = [
+        replace(
+            a_message(
+                (SEEN if n % 2 else 0) | (FLAGGED if n % 5 == 0 else 0) | (DELETED if n in gone else 0),
+                "$tag" if n % 7 == 0 else "",
+            ),
+            internal_date=n,
+        )
+        for n in range(1, 61)
+    ]
+    inbox = store.find_mailbox(user, "INBOX")
+    store.append(user, "INBOX", messages)
+    store.expunge(inbox.id)
+    store.open_mailbox(user, "INBOX")
+    return inbox
+
+
+@pytest.mark.parametrize(
+    ("key", "limit", "uids"),
+    [
+        (All(), 1000, 49),
+        (Not(Flag(SEEN)), 1000, 25),
+        (And((Keyword("$TAG"), Uids(UidSet([(1, 40)])))), 1000, 4),
+        (InternalDate(10, 30), 1000, 10),
+        (InternalDate(10, 30), 10, 1),
+        (Header("subject", "x"), 20, 20),
+        (Header("subject", "y"), 1000, 0),
+    ],
+)
+def test_a_page_is_one_round_trip(
+    store: MongoStore, inbox: Mailbox, key: SearchKey, limit: int, uids: int
+) -> None:
+    store.search(inbox.id, ALL, All(), now=0)
+    with round_trips() as made:
+        found = store.search(inbox.id, ALL, key, now=0, limit=limit)
+    assert len(found.uids) == uids
+    assert made == {"mongodb": 1 if uids else 2}  # nothing found: is there such a mailbox at all?
+
+
+keys = st.recursive(
+    st.sampled_from([All(), Flag(SEEN), Flag(FLAGGED), Flag(DELETED), Keyword("$tag"), Keyword("tag")]),
+    lambda inner: (
+        inner.map(Not)
+        | st.lists(inner, max_size=3).map(lambda some: And(tuple(some)))
+        | st.lists(inner, max_size=3).map(lambda some: Or(tuple(some)))
+    ),
+    max_leaves=6,
+)
+
+
+def searched(store: MongoStore, inbox: Mailbox, key: SearchKey, uids: UidSet, limit: int) -> UidSet:
+    """All pages of a search."""
+    found, after = UidSet(), 0
+    while True:
+        page = store.search(inbox.id, uids, key, now=0, after=after, limit=limit)
+        found |= page.uids
+        if not page.after:
+            return found
+        assert page.after > after
+        after = page.after
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    key=keys,
+    ranges=st.lists(st.tuples(st.integers(1, 70), st.integers(1, 70)), max_size=4),
+    limit=st.integers(10, 60),
+)
+def test_a_table_of_flags_and_a_query_agree(
+    store: MongoStore, inbox: Mailbox, key: SearchKey, ranges: list[tuple[int, int]], limit: int
+) -> None:
+    uids = UidSet(ranges) if ranges else ALL
+    by_query = searched(store, inbox, And((key, ANY_SIZE)), uids, limit)
+    assert searched(store, inbox, key, uids, limit) == by_query
+
+
+def test_a_text_page_that_ends_early_leaves_no_cursor(
+    mongo: Mongo, store: MongoStore, inbox: Mailbox
+) -> None:
+    def open_cursors() -> int:
+        cursors = mongo.client.admin.command("serverStatus")["metrics"]["cursor"]["open"]
+        return int(cursors["total"])
+
+    before = open_cursors()
+    large = replace(
+        a_message(), content=replace(a_message().content, header=b"X: " + b"y" * 900_000 + b"\r\n\r\n")
+    )
+    for _ in range(4):
+        store.append(inbox.user_id, "INBOX", [large])
+    found = store.search(inbox.id, UidSet([(61, MAX_UID)]), Header("subject", "y"), now=0)
+    assert (len(found.uids), found.after) == (0, 62)
+    assert store.search(inbox.id, ALL, Or((Header("subject", "nowhere"), Flag(SEEN))), now=0, limit=5).after
+    assert open_cursors() == before
