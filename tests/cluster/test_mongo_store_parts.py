@@ -41,7 +41,8 @@ class Goes:
         self._mutex = Lock()
         self.running = 0
 
-    def __call__(self, user_id: str, calls: Sequence[Call]) -> list[Outcome]:
+    def __call__(self, user_id: str, calls: Sequence[Call], waited_s: float) -> list[Outcome]:
+        assert waited_s >= 0
         with self._mutex:
             self.running += 1
             assert self.running == 1
@@ -109,7 +110,7 @@ def test_what_has_not_begun_in_time_is_withdrawn() -> None:
 
 
 def test_a_leader_that_breaks_down_leaves_nobody_waiting() -> None:
-    def breaks(user_id: str, calls: Sequence[Call]) -> list[Outcome]:
+    def breaks(user_id: str, calls: Sequence[Call], waited_s: float) -> list[Outcome]:
         raise KeyboardInterrupt
 
     line: Queues[Call] = Queues(breaks, wait_s=1)

@@ -73,8 +73,15 @@ def _run(config: Config, errand: Callable[[Services], Awaitable[T]]) -> T:
 
     async def main() -> T:
         try:
-            async with open_services(config, server="cli", worker="cli") as services:
-                return await errand(services)
+            async with (
+                open_services(config, server="cli", worker="cli") as services,
+                trio.open_nursery() as nursery,
+            ):
+                nursery.start_soon(services.bus.run)
+                value = await errand(services)
+                await services.bus.flush()
+                nursery.cancel_scope.cancel()
+                return value
         except BaseExceptionGroup as group:
             raise _expected(group) or group from None
 
@@ -284,6 +291,10 @@ async def _end_sessions(
     and wait until they are gone; how many there were. Unavailable, but when no server runs only if there are sessions
     and it is needed."""
     marked = await services.sessions.kill(user_id, ids)
+    if is_cluster(config.store.url):  # its bus has told all servers
+        await services.bus.flush()
+        await _wait_gone(services, user_id, set(marked))
+        return len(marked)
     try:
         await trio.to_thread.run_sync(partial(control.request, config, "kill", user=user_id))
     except Unavailable as error:

@@ -53,11 +53,13 @@ from wd_trio.service.sessions import SessionOptions, Sessions
 from wd_trio.service.tokens import Tokens
 from wd_trio.service.tracking import Tracking
 from wd_trio.service.updates import Updates
-from wd_trio.service.users import UserOptions, Users
+from wd_trio.service.users import ADDRESSES, TOKENS, TRACKING, USERS, UserOptions, Users
 
 log = structlog.get_logger()
 
 WORKERS: Final = 2
+COLLECTIONS: Final = (USERS, ADDRESSES, TRACKING, TOKENS)
+"""Of documents, whose indexes an engine may want to make before anything is served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +145,13 @@ async def open_services(
         yield services
 
 
-def _open_engine(config: Config, hub: socket.socket | None, owner: str) -> AbstractAsyncContextManager[Engine]:
+def _open_engine(
+    config: Config, hub: socket.socket | None, owner: str
+) -> AbstractAsyncContextManager[Engine]:
     if is_cluster(config.store.url):
         from wd_trio.ops import cluster  # noqa: PLC0415  # its drivers' 20 MB a process are for those who use them
 
-        return cluster.open_cluster(config.store.url, config.redis.url, owner=owner)
+        return cluster.open_cluster(config.store.url, config.redis.url, collections=COLLECTIONS, owner=owner)
     return embedded.open_embedded(config.store.url, hub=hub)
 
 

@@ -7,7 +7,7 @@ call: MongoDB's indexes are seen to before anything is served, Redis may come la
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Final
@@ -25,6 +25,7 @@ from wd_trio.adapters.mongo_redis.pipeline import RedisLink
 from wd_trio.adapters.mongo_redis.sessions import RedisSessions
 from wd_trio.adapters.mongo_redis.store import MongoStore
 from wd_trio.ops.engine import Engine, in_thread
+from wd_trio.ports.documents import Collection
 from wd_trio.ports.gateway import writes
 
 log = structlog.get_logger()
@@ -38,8 +39,11 @@ CLOSE_S: Final = 1.0
 
 
 @asynccontextmanager
-async def open_cluster(store_url: str, redis_url: str, *, owner: str) -> AsyncIterator[Engine]:
-    """The engine on these servers, its indexes made; `owner` is the name under which this process leads, if it does.
+async def open_cluster(
+    store_url: str, redis_url: str, *, collections: Sequence[Collection], owner: str
+) -> AsyncIterator[Engine]:
+    """The engine on these servers, its indexes made, those of `collections` too; `owner` is the name under which
+    this process leads, if it does.
 
     Invalid for URLs that cannot be, and for a MongoDB that can do no transactions; Unavailable when MongoDB does not
     answer.
@@ -49,11 +53,12 @@ async def open_cluster(store_url: str, redis_url: str, *, owner: str) -> AsyncIt
         stack.push_async_callback(_close, link.close)
         mongo = Mongo(store_url, MongoOptions(pool=READERS + WRITERS + UPKEEP_CONNECTIONS))
         stack.push_async_callback(_close, mongo.close)
+        store, documents, leases = MongoStore(mongo), MongoDocuments(mongo), RedisLeases(link)
         await in_thread(mongo.ensure)
-        store, leases = MongoStore(mongo), RedisLeases(link)
+        await in_thread(partial(documents.ensure, collections))
         yield Engine(
             store=store,
-            documents=MongoDocuments(mongo),
+            documents=documents,
             limits=RedisLimits(link),
             sessions=RedisSessions(link),
             lanes=(

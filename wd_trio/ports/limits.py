@@ -1,4 +1,8 @@
-"""Limits: claims that live holders share, and strikes that fade. Volatile: a restart of the engine may forget."""
+"""Limits: claims that live holders share, and strikes that fade. Volatile: a restart of the engine may forget.
+
+Where several servers share an engine, a claim counts only while its owner's server is alive: claiming vouches for it,
+like beginning a session and renewing its lease (ports/sessions.py).
+"""
 
 from __future__ import annotations
 

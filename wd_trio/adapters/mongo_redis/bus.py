@@ -38,6 +38,7 @@ INBOX_ITEMS: Final = 4000
 RESYNCED_USERS: Final = 1000
 HINTS_A_BATCH: Final = 500
 RETRY_S: Final = 0.5
+FLUSH_S: Final = 2.0
 _SENDER_BYTES: Final = 8
 _EVERYBODY: Final = ""
 
@@ -52,6 +53,8 @@ class RedisBus:
         self._queue: deque[Hint] = deque()
         self._stale: set[str] = set()  # users to be told to resync, "" for everybody
         self._some = trio.Event()
+        self._flushed = trio.Event()  # set while nothing that was published waits
+        self._flushed.set()
         self._inbox: deque[Hint | Resync] = deque()
         self._inbox_lock = threading.Lock()
         self._arrived = trio.Event()
@@ -70,6 +73,8 @@ class RedisBus:
             if len(self._stale) > RESYNCED_USERS:
                 self._stale = {_EVERYBODY}
         self._queue.append(hint)
+        if self._flushed.is_set():
+            self._flushed = trio.Event()
         self._some.set()
 
     def follow(self, user_id: str) -> None:
@@ -98,8 +103,14 @@ class RedisBus:
                 self._some = trio.Event()
                 while self._queue or self._stale:
                     await self._send_some()
+                self._flushed.set()
         finally:
             self._reader.close()
+
+    async def flush(self) -> None:
+        """Wait until what was published is sent, but not for long: an engine that is gone must hold up nobody."""
+        with trio.move_on_after(FLUSH_S):
+            await self._flushed.wait()
 
     def close(self) -> None:
         """End the subscriptions, for a bus whose `run` never ran. Idempotent."""

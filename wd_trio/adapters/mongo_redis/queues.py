@@ -11,6 +11,7 @@ A call that has not begun by the deadline is withdrawn: Unavailable. One that ha
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, Protocol, TypeVar
@@ -42,19 +43,21 @@ class Outcome(NamedTuple):
 
 
 class _Waiting(Generic[C]):
-    __slots__ = ("call", "gate", "leads", "outcome")
+    __slots__ = ("call", "came_at", "gate", "leads", "outcome")
 
     def __init__(self, call: C) -> None:
         self.call = call
+        self.came_at = time.monotonic()
         self.gate = threading.Event()
         self.leads = False
         self.outcome: Outcome | None = None
 
 
 class Queues(Generic[C]):
-    """`run(user, calls)` gives an outcome for each call and never raises an Exception."""
+    """`run(user, calls, waited_s)` gives an outcome for each call, of which the first has waited that long; it never
+    raises an Exception."""
 
-    def __init__(self, run: Callable[[str, Sequence[C]], Sequence[Outcome]], *, wait_s: float) -> None:
+    def __init__(self, run: Callable[[str, Sequence[C], float], Sequence[Outcome]], *, wait_s: float) -> None:
         self._run = run
         self._wait_s = wait_s
         self._mutex = threading.Lock()
@@ -92,7 +95,8 @@ class Queues(Generic[C]):
             batch = _taken(queue)
         outcomes: Sequence[Outcome] = ()
         try:
-            outcomes = self._run(user_id, [waiting.call for waiting in batch])
+            waited_s = time.monotonic() - batch[0].came_at
+            outcomes = self._run(user_id, [waiting.call for waiting in batch], waited_s)
         finally:
             lost = Outcome(None, errors.Unavailable("its leader ended", what="mongodb"))
             with self._mutex:

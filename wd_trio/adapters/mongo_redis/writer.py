@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar, cast
 
+import pymongo
 from pymongo.client_session import ClientSession
 
 from wd_trio import errors
@@ -21,7 +22,9 @@ from wd_trio.adapters.mongo_redis.work import Guess, Unit
 
 T = TypeVar("T")
 
-_WAIT_S: Final = 1.0  # with the deadline of the transaction, what one call may take
+_CALL_S: Final = 4.5  # what a call may take, of the 5 s after which the gateway no longer waits for it
+_WAIT_S: Final = 3.0  # of them, in the queue
+_LEAST_S: Final = 0.5  # where a starved thread has used it all up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,19 +62,24 @@ class Writer:
         """What the change came to, committed. Unavailable; whatever the change raises."""
         return cast(T, self._queues.do(user_id, cast("Change[object]", change)))
 
-    def _run(self, user_id: str, changes: Sequence[Change[object]]) -> Sequence[Outcome]:
+    def _run(
+        self, user_id: str, changes: Sequence[Change[object]], waited_s: float = 0.0
+    ) -> Sequence[Outcome]:
+        left_s = max(_CALL_S - waited_s, _LEAST_S)
+        ends = time.monotonic() + left_s
         try:
-            return self._together(user_id, changes)
+            with pymongo.timeout(left_s):
+                return self._together(user_id, changes)
         except errors.Unavailable as error:
             return [Outcome(None, errors.Unavailable(str(error), what=error.what)) for _ in changes]
         except Exception as error:
             if len(changes) == 1:
                 return [Outcome(None, error)]
-        ends = time.monotonic() + self._mongo.options.deadline_s
         outcomes: list[Outcome] = []
         for change in changes:
-            if time.monotonic() < ends:
-                outcomes.extend(self._run(user_id, [change]))
+            left_s = ends - time.monotonic()
+            if left_s > 0:
+                outcomes.extend(self._run(user_id, [change], _CALL_S - left_s))
             else:
                 outcomes.append(Outcome(None, errors.Unavailable("no time left", what="mongodb")))
         return outcomes

@@ -25,7 +25,6 @@ from wd_trio.ports.bus import Hint, Resync
 log = structlog.get_logger()
 
 QUEUE_HINTS: Final = 1000
-FLUSH_LOOK_S: Final = 0.01
 
 
 class LocalBus:
@@ -64,6 +63,8 @@ class HubBus:
         self._sock = trio.socket.from_stdlib_socket(sock)
         self._queue: deque[Hint | None] = deque()
         self._some = trio.Event()
+        self._flushed = trio.Event()  # set while nothing that was published waits
+        self._flushed.set()
         self._new = True
 
     def publish_nowait(self, hint: Hint) -> None:
@@ -74,6 +75,8 @@ class HubBus:
             self._queue.append(None)
         else:
             self._queue.append(hint)
+        if self._flushed.is_set():
+            self._flushed = trio.Event()
         self._some.set()
 
     def follow(self, user_id: str) -> None:
@@ -96,11 +99,11 @@ class HubBus:
                     except (OSError, trio.ClosedResourceError) as error:
                         raise Unavailable("the hub is gone", what="bus") from error
                 telemetry.hints_total.labels("sent").inc(len(taken))
+            self._flushed.set()
 
     async def flush(self) -> None:
-        """Wait until what was published has been taken up for sending."""
-        while self._queue:
-            await trio.sleep(FLUSH_LOOK_S)
+        """Wait until what was published is sent."""
+        await self._flushed.wait()
 
     async def receive(self) -> Sequence[Hint | Resync]:
         """The hints of the next datagram of another worker. Unavailable when the hub is gone."""
