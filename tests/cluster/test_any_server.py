@@ -86,6 +86,13 @@ def test_mail_delivered_on_one_is_told_on_all_and_the_api_pages_across(
     pop3.quit()
 
 
+def test_the_command_line_ends_sessions_on_every_server(cluster: Cluster, user: Account) -> None:
+    watchers = [Watcher(cluster.imap, user) for _ in cluster.servers]
+    assert admin.kill_sessions(cluster.servers[2].config(), username=user.username) == 3
+    for watcher in watchers:
+        watcher.ended()
+
+
 def test_a_server_lost_in_the_middle_costs_no_mail(cluster: Cluster, user: Account) -> None:
     """Every letter that was answered with 250 is there; its sender goes on after a lost connection, and so does who
     reads."""
@@ -145,6 +152,12 @@ class Watcher:
             assert line, "the server has closed"
             if line.endswith(b" EXISTS\r\n"):
                 return int(line.split()[1])
+
+    def ended(self) -> None:
+        """Hear that the server says goodbye."""
+        assert self._imap.readline().startswith(b"* BYE ")
+        assert self._imap.readline() == b""
+        self._imap.shutdown()
 
     def leave(self) -> None:
         self._imap.send(b"DONE\r\n")

@@ -15,6 +15,7 @@ from redis_house import QUICK, cluster_url, redis_cluster, redis_gateway
 from wd_trio import telemetry
 from wd_trio.adapters.hints import RESYNC_DATAGRAM
 from wd_trio.adapters.mongo_redis.bus import RedisBus
+from wd_trio.adapters.mongo_redis.leases import RedisLeases
 from wd_trio.adapters.mongo_redis.limits import RedisLimits
 from wd_trio.adapters.mongo_redis.pipeline import RedisLink
 from wd_trio.adapters.mongo_redis.sessions import RedisSessions
@@ -65,8 +66,11 @@ def test_sessions_live_in_all_slots(link: RedisLink) -> None:
     assert list(sessions.page().documents) == [one for one in documents if one.server == "s2"]
 
 
-def test_limits_live_in_all_slots(link: RedisLink) -> None:
-    limits = RedisLimits(link)
+def test_limits_and_leases_live_in_all_slots(link: RedisLink) -> None:
+    limits, leases = RedisLimits(link), RedisLeases(link)
+    leases.ping()
+    assert leases.try_lead("janitor", "a", ttl_s=60)
+    assert not leases.try_lead("janitor", "b", ttl_s=60)
     for number in range(20):
         assert limits.claim(f"k{number}", "h", owner="s1/1", most=1)
         assert not limits.claim(f"k{number}", "other", owner="s2/1", most=1)

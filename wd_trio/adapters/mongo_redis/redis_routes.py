@@ -314,6 +314,7 @@ def _redirection(error: redis.ResponseError) -> AskError | None:
 
 
 def key_of(command: Command) -> str:
-    """The key by which a command finds its node."""
-    key = command[_FIRST_KEY_OF_SCRIPT if command[0] in _SCRIPTS else 1]
+    """The key by which a command finds its node; "" for one that any node can do."""
+    at = _FIRST_KEY_OF_SCRIPT if command[0] in _SCRIPTS else 1
+    key = command[at] if len(command) > at else ""
     return key.decode() if isinstance(key, bytes) else str(key)

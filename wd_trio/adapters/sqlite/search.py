@@ -42,7 +42,7 @@ from wd_trio.mail.search import (
     Uids,
 )
 
-TEXT_BUDGET_BYTES: Final = 1 << 20  # a tenth of a second at worst, while others wait for the thread
+TEXT_BUDGET_BYTES: Final = 1 << 20  # others wait for their turn meanwhile
 _MAX_KEYS: Final = 300  # SQLite's own limit is an expression 1,000 deep
 _MAX_DEPTH: Final = 10  # … and a parser stack of 100
 _MAX_RANGES: Final = 8
