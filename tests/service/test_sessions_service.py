@@ -6,6 +6,7 @@ import re
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -13,15 +14,35 @@ from session_house import SessionHouse, open_session_house
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from wd_trio import telemetry
+from wd_trio.adapters.sqlite.sessions import SqliteSessions
 from wd_trio.errors import Limited, Unavailable
-from wd_trio.ports.bus import Hint
-from wd_trio.service.sessions import KILL, LEASE_S, RENEW_S, clean_user_agent
+from wd_trio.ports.bus import Hint, Resync
+from wd_trio.ports.gateway import writes
+from wd_trio.service.sessions import KILL, LEASE_S, RENEW_S, WRITE_S, clean_user_agent
 
 
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[SessionHouse]:
     async with open_session_house(tmp_path) as made:
         yield made
+
+
+class Slow:
+    """A store whose server is not back yet when it is first asked for a lease."""
+
+    def __init__(self, store: SqliteSessions) -> None:
+        self._store = store
+        self._asked = 0
+
+    @writes("state")
+    def lease(self, server: str, *, ttl_s: float) -> None:
+        self._asked += 1
+        if self._asked == 1:
+            raise Unavailable("not back yet", what="state")
+        self._store.lease(server, ttl_s=ttl_s)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
 
 
 def state_writes(house: SessionHouse) -> int:
@@ -163,6 +184,35 @@ async def test_what_was_swept_while_the_worker_hung_comes_back(house: SessionHou
             await trio.sleep(0.001)
         nursery.cancel_scope.cancel()
     assert {document.id for document in house.store.page().documents} == {silent.id, active.id}
+
+
+async def test_what_the_engine_forgot_while_it_was_away_is_written_again(
+    house: SessionHouse, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    """A silent connection would else be unknown until its document is due for renewal."""
+    worker = house.worker("1.1")
+    session = await worker.begin(await house.login("anna"))
+    back, news = trio.open_memory_channel[Resync](1)
+
+    async def receive() -> list[Resync]:
+        return [await news.receive()]
+
+    monkeypatch.setattr(worker.bus, "receive", receive)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(worker.hub.run)
+        nursery.start_soon(worker.sessions.run)
+        await wait_all_tasks_blocked()
+        for outage in range(2):
+            assert len(house.store.end_owner("s1")) == 1
+            house.store.lease("s1", ttl_s=-1.0)
+            if outage:  # and it is not there at once when the bus is
+                monkeypatch.setattr(worker.sessions, "_store", Slow(house.store))
+            began = trio.current_time()
+            await back.send(Resync())
+            while house.store.get(session.id) is None:
+                await trio.sleep(0.1)
+            assert trio.current_time() - began < WRITE_S / 2
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_kill_reaches_the_worker_that_has_the_session(house: SessionHouse) -> None:

@@ -25,18 +25,27 @@ from wd_trio.secret import Secret
 from wd_trio.servers.driver import Peer
 from wd_trio.servers.listener import ConnectionHost
 
-ENGINES: Final = ("sqlite",)
 LANES: Final = ("store", "state", "hash", "work")
 
 
+TRIPS: Final = {"sqlite": "sqlite", "sqlite-state": "sqlite", "mongodb": "mongodb", "redis": "redis"}
+"""The column for what is counted under each engine's name."""
+
+
 class Cost(NamedTuple):
-    """Crossings by lane (both of an engine's lanes together), and round trips to the engine."""
+    """Crossings by lane (both of an engine's lanes together), and round trips to each server of an engine."""
 
     store: int = 0
     state: int = 0
     hash: int = 0
     work: int = 0
-    trips: int = 0
+    sqlite: int = 0
+    mongodb: int = 0
+    redis: int = 0
+
+    @property
+    def trips(self) -> int:
+        return self.sqlite + self.mongodb + self.redis
 
     def within(self, budget: Cost) -> bool:
         """Whether this is what the budget allows; it is in every column where it is no more."""
@@ -50,6 +59,7 @@ class BudgetHouse:
     api: Caller
     measured: dict[str, Cost]
     """What was measured so far."""
+    tasks: trio.Nursery
     sockets: list[socket.socket]
     """The clients' ends."""
 
@@ -82,8 +92,8 @@ class BudgetHouse:
         return made.id
 
     async def wait_ended(self) -> None:
-        """Wait until no connection is left."""
-        while any(len(host) for host in self.hosts.values()):
+        """Wait until no connection is left, nor what its end has to do."""
+        while len(self.tasks.child_tasks) > 1:  # the hub's stays
             await trio.lowlevel.checkpoint()
 
     @asynccontextmanager
@@ -106,8 +116,12 @@ class BudgetHouse:
         assert +by_lane == crossed - before[0], f"{what}: a crossing is on nobody's account"
         assert set(+lanes) <= set(LANES), f"{what}: {lanes}"
         assert what not in self.measured
-        spent = [lanes[lane] for lane in LANES]
-        self.measured[what] = Cost._make((*spent, trips[protocol] - before[2][protocol]))
+        trips.subtract(before[2])
+        spent = Counter[str]()
+        for (whose, engine), count in trips.items():
+            if whose == protocol:
+                spent[TRIPS[engine]] += count
+        self.measured[what] = Cost(*(lanes[lane] for lane in LANES), **+spent)
 
 
 @asynccontextmanager
@@ -125,7 +139,7 @@ async def open_budget_house(engine: str, folder: Path) -> AsyncIterator[BudgetHo
                 protocol: ConnectionHost(protocol, handler, nursery=nursery)
                 for protocol, handler in handlers(services, config).items()
             }
-            house = BudgetHouse(services, hosts, Caller(app, ROOT_TOKEN), {}, [])
+            house = BudgetHouse(services, hosts, Caller(app, ROOT_TOKEN), {}, nursery, [])
             try:
                 yield house
             finally:
@@ -153,10 +167,10 @@ def _command_crossings() -> Counter[tuple[str, str]]:
     return found
 
 
-def _round_trips() -> Counter[str]:
-    """By protocol, of all commands to every engine."""
-    found = Counter[str]()
+def _round_trips() -> Counter[tuple[str, str]]:
+    """By protocol and server of an engine, of all commands."""
+    found = Counter[tuple[str, str]]()
     for metric in telemetry.round_trips_total.collect():
         for sample in metric.samples:
-            found[sample.labels["protocol"]] += int(sample.value)
+            found[sample.labels["protocol"], sample.labels["engine"]] += int(sample.value)
     return found

@@ -84,6 +84,7 @@ class ChangeHub:
         self._followed: Counter[str] = Counter()
         self._latest: OrderedDict[str, int] = OrderedDict()  # modseq of the last hint, for late subscribers
         self._listeners: list[Callable[[Hint], None]] = []
+        self._anew: list[Callable[[], None]] = []
 
     def follow(self, user_id: str) -> None:
         """Have the bus carry hints of a user's mailboxes, until `unfollow` was called as often as this."""
@@ -133,6 +134,10 @@ class ChangeHub:
         """Hear of every hint, local and remote (caches that must forget)."""
         self._listeners.append(listener)
 
+    def on_new_beginning(self, listener: Callable[[], None]) -> None:
+        """Hear that the bus lost its place for everybody: its engine was away, and may have lost its memory."""
+        self._anew.append(listener)
+
     def publish(self, hint: Hint, *, but: Subscription | None = None) -> None:
         """Tell local subscribers (not `but`, whose own doing it was) and the other processes."""
         self._tell(hint, but)
@@ -176,6 +181,9 @@ class ChangeHub:
                     else:
                         telemetry.hints_total.labels("resync").inc()
                         self.resync(item.user_id)
+                        if not item.user_id:
+                            for listener in self._anew:
+                                listener()
 
     async def _sweep(self) -> None:
         while True:

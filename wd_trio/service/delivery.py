@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import structlog
@@ -130,16 +131,20 @@ class Delivery:
     def _append_in_thread(
         self, recipient: Recipient, message: NewMessage, blobs: Sequence[BlobData]
     ) -> Appended:
-        """In one transaction: the user is still there, and gets the message. Mailboxes of nobody are never made."""
-        self._users.require(recipient.user_id)
-        return self._store.append(
+        """A mailbox goes with its user, so one that is there says that the user is; none is ever made for nobody."""
+        append = partial(
+            self._store.append,
             recipient.user_id,
             self._options.mailbox,
             [message],
             blobs=blobs,
             quota_bytes=recipient.quota_bytes,
-            create=True,
         )
+        try:
+            return append()
+        except errors.NotFound:
+            self._users.require(recipient.user_id)
+            return append(create=True)
 
     def prefix(self, recipient: Recipient, sender: str, trace: Trace, date: float) -> bytes:
         return trace_headers(

@@ -8,6 +8,9 @@ ones are only renewed, long before their hour runs out.
 A session ends with its connection, with its worker (`end_worker`, called by a sibling or the successor) or with
 its server's lease, which every worker renews. To end one from elsewhere, it is marked in the store and a hint sent;
 the worker that has it closes the connection. A lost hint costs the time to the next batch.
+
+A connection outranks its document: when the engine was away, which may have cost its memory, the lease is renewed
+and every session looked for at once, and what is missing is written again.
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ WRITE_S: Final = 30.0
 RENEW_S: Final = TTL_S / 4
 LEASE_S: Final = 30.0
 LEASE_RENEW_S: Final = 10.0
+LEASE_AGAIN_S: Final = 1.0
 SESSIONS_A_WRITE: Final = 500
 USER_AGENT_CHARACTERS: Final = 200
 KILL: Final = "kill"
@@ -146,8 +150,11 @@ class Sessions:
         self._by_user: dict[str, set[str]] = {}
         self._unended: set[str] = set()
         self._leased_at = options.clock()
+        self._doubted = False  # whether the store may lack what is open here
+        self._engine_back = trio.Event()
         self._killing = trio.Event()
         hub.listen(self._hear)
+        hub.on_new_beginning(self._engine_was_away)
 
     # -- for the protocol servers
 
@@ -259,26 +266,57 @@ class Sessions:
         """Renew the lease, write what was noted, end what is marked; until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._tracking.run)
-            nursery.start_soon(self._every, LEASE_RENEW_S, self._renew_lease)
-            nursery.start_soon(self._every, WRITE_S, self.write)
+            nursery.start_soon(self._keep_lease)
+            nursery.start_soon(self._write_now_and_then)
             nursery.start_soon(self._kill_marked)
 
-    async def _every(self, pause_s: float, step: Callable[[], Any]) -> None:
+    async def _write_now_and_then(self) -> None:
         while True:
             try:
-                await step()
+                await self.write()
             except WdError as error:
                 log.warning("sessions not kept up", error=str(error), what=error.what)
-            await trio.sleep(pause_s)
+            await trio.sleep(WRITE_S)
+
+    async def _keep_lease(self) -> None:
+        """Renew the lease in time; soon again where that failed, and at once when the engine is back."""
+        complained = False
+        while True:
+            self._engine_back = trio.Event()
+            pause_s = LEASE_RENEW_S
+            try:
+                await self._renew_lease()
+                complained = False
+            except WdError as error:
+                if not complained:
+                    log.warning("lease not renewed", error=str(error), what=error.what)
+                complained, pause_s = True, LEASE_AGAIN_S
+            with trio.move_on_after(pause_s):
+                await self._engine_back.wait()
 
     async def _renew_lease(self) -> None:
+        """Renew it, and write what the store may lack: never before, or it would be a dead server's."""
         await self._gateway.run(self._store.lease, self._server, ttl_s=LEASE_S)
         late = self._options.clock() - self._leased_at > LEASE_S
         self._leased_at = self._options.clock()
-        if late:  # this process hung, and somebody may have swept what it has
-            for session in self._open.values():
-                session.written_at = 0.0
-            await self.write()
+        if late:  # this process hung, or the engine: somebody may have swept what it has
+            self._doubt()
+        if self._doubted:
+            self._doubted = False
+            try:
+                await self.write()
+            except BaseException:
+                self._doubted = True
+                raise
+
+    def _engine_was_away(self) -> None:
+        self._doubt()
+        self._engine_back.set()
+
+    def _doubt(self) -> None:
+        self._doubted = True
+        for session in self._open.values():
+            session.written_at = 0.0
 
     # -- writing
 
@@ -312,12 +350,12 @@ class Sessions:
         gone = await self._gateway.run(self._store.touch, [session.id for session in sessions])
         for session in sessions:
             session.written_at = now
-        if (
-            gone
-        ):  # swept while this worker hung, or lost with the engine's memory: the connections are still here
-            await self._write(
-                [session for session in sessions if session.id in gone and session.id in self._open]
-            )
+        # Swept while this worker hung, or lost with the engine's memory: the connections are still here.
+        lost = [session for session in sessions if session.id in gone and session.id in self._open]
+        if lost:
+            await self._write(lost)
+            for session in lost:
+                self._tracking.began(session.document)
 
     async def _end_ids(self, ids: Sequence[str]) -> None:
         await self._gateway.run(self._store.end, ids)
