@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 BREAKER_THRESHOLD: Final = 5
 BREAKER_RETRY_S: Final = 0.5
-CLOSE_S: Final = 2.0
+CLOSE_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from wd_trio.adapters.mongo_redis.sessions import RedisSessions
 from wd_trio.adapters.mongo_redis.store import MongoStore
 from wd_trio.ops.engine import Engine, in_thread
 from wd_trio.ports.documents import Collection
-from wd_trio.ports.gateway import writes
+from wd_trio.ports.gateway import reads
 
 log = structlog.get_logger()
 
@@ -35,7 +35,7 @@ WRITERS: Final = 16
 UPKEEP_CONNECTIONS: Final = 1
 LEADER: Final = "janitor"
 LEAD_S: Final = 30.0
-CLOSE_S: Final = 1.0
+CLOSE_S: Final = 0.25
 
 
 @asynccontextmanager
@@ -74,7 +74,7 @@ async def open_cluster(
 
 
 def _leader(leases: RedisLeases, owner: str) -> Callable[[], bool]:
-    @writes("state")
+    @reads("state")  # who leaves need not wait for it: a lead ends by itself
     def lead() -> bool:
         return leases.try_lead(LEADER, owner, ttl_s=LEAD_S)
 

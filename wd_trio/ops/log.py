@@ -18,8 +18,8 @@ from structlog.typing import EventDict, Processor
 
 from wd_trio import config
 
-QUIET: Final = ("hypercorn.error", "quart.app", "asyncio")
-"""Libraries that tell at "info" what nobody needs to know."""
+QUIET: Final = ("hypercorn.error", "quart.app", "asyncio", "pymongo")
+"""Libraries that tell at "info" what nobody needs to know, or at "debug" the mail that they store."""
 
 
 def configure(options: config.Log, *, role: str = "", stream: TextIO | None = None) -> None:

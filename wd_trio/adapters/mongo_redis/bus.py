@@ -28,7 +28,7 @@ from wd_trio.adapters.mongo_redis.pipeline import RedisLink, Steps, steps
 from wd_trio.adapters.mongo_redis.redis_reader import Reader
 from wd_trio.errors import Unavailable
 from wd_trio.ports.bus import Hint, Resync
-from wd_trio.ports.gateway import Gateway, writes
+from wd_trio.ports.gateway import Gateway, reads
 
 log = structlog.get_logger()
 
@@ -147,7 +147,7 @@ class RedisBus:
 
     # -- in the gateway's thread
 
-    @writes("state")
+    @reads("state")  # who leaves need not wait: whether hints were sent or not, readers ask the store in the end
     @steps
     def send(self, messages: Sequence[tuple[str, bytes]]) -> Steps[None]:
         """Publish payloads in their channels. Unavailable."""

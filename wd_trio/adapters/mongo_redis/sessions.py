@@ -173,7 +173,7 @@ class RedisSessions:
             if about is not None and _about.decode(about).worker == worker
         ]
 
-    @writes("state")
+    @reads("state")  # who leaves need not wait for it: a lease ends by itself
     @steps
     def lease(self, server: str, *, ttl_s: float) -> Steps[None]:
         yield [vouched(self.link, server, ttl_s)]
