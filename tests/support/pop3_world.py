@@ -21,7 +21,7 @@ from wd_trio.secret import Secret
 from wd_trio.servers.driver import DriverOptions, Peer
 from wd_trio.servers.listener import ConnectionHost
 from wd_trio.servers.pop3.options import Pop3Options, Pop3Services
-from wd_trio.servers.pop3.session import serve_pop3
+from wd_trio.servers.pop3.serve import serve_pop3
 from wd_trio.service.messages import Place
 
 NETWORKS = (ip_network("127.0.0.0/8"),)

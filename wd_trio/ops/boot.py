@@ -37,7 +37,7 @@ from wd_trio.servers.imap.serve import serve_imap
 from wd_trio.servers.listener import Handler
 from wd_trio.servers.lmtp.session import LmtpOptions, LmtpServices, serve_lmtp
 from wd_trio.servers.pop3.options import Pop3Options, Pop3Services
-from wd_trio.servers.pop3.session import serve_pop3
+from wd_trio.servers.pop3.serve import serve_pop3
 from wd_trio.service.auth import Auth, AuthOptions
 from wd_trio.service.changes import ChangeHub
 from wd_trio.service.changing import Changing

@@ -7,7 +7,7 @@ called only in the states that proto/pop3/states.py allows. Long replies are wri
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import structlog
 import trio
@@ -18,9 +18,7 @@ from wd_trio.proto.pop3 import commands as c
 from wd_trio.proto.pop3 import replies
 from wd_trio.proto.pop3.states import State
 from wd_trio.servers.pop3.options import PROTOCOL
-
-if TYPE_CHECKING:
-    from wd_trio.servers.pop3.session import Pop3Session
+from wd_trio.servers.pop3.session import Pop3Session
 
 LINES_BETWEEN_CHECKPOINTS: Final = 1000
 

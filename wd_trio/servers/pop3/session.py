@@ -1,18 +1,11 @@
-"""One POP3 connection (RFC 1939): pull an event, do it, answer, and write the marks before the answers go out.
+"""The state of one POP3 connection, its output and its maildrop; serve.py and handlers.py work on it.
 
-- Replies gather while whole commands are buffered and go out in one send before the next read. Marks that they
-  tell of are written to the session's record first, once for the batch (outbox.py). A batch that produces much is
-  flushed on the way, and gives way to others.
-- Only QUIT changes mail, and answers when that is durable; it gives the maildrop back before it answers, so that the
-  client may come again at once. Every other way out (a lost connection, the idle timer, a drain) changes nothing.
-- The idle timer ends a session without a word, as RFC 1939 §3 has it; a drain waits for the command under way, then
-  says -ERR [SYS/TEMP].
-- What a command does stands in handlers.py; a domain error becomes its -ERR here, once.
+Replies gather while whole commands are buffered and go out in one send before the next read. Marks that they tell of
+are written to the session's record first, once for the batch (outbox.py).
 """
 
 from __future__ import annotations
 
-from time import perf_counter
 from typing import Final
 
 import structlog
@@ -21,13 +14,10 @@ import trio
 from wd_trio import telemetry
 from wd_trio.errors import WdError
 from wd_trio.proto.pop3 import replies
-from wd_trio.proto.pop3.commands import PARSERS
 from wd_trio.proto.pop3.engine import Pop3Engine
-from wd_trio.proto.pop3.events import CommandEvent, Fatal, NeedData, Reply
 from wd_trio.servers.access import may_log_in
-from wd_trio.servers.driver import Connection, ConnectionOver, Draining, IdleTooLong, Kicked
+from wd_trio.servers.driver import Connection
 from wd_trio.servers.pop3.errors import error_reply
-from wd_trio.servers.pop3.handlers import HANDLERS
 from wd_trio.servers.pop3.options import PROTOCOL, Pop3Options, Pop3Services
 from wd_trio.servers.pop3.outbox import Outbox
 from wd_trio.service.auth import Login
@@ -37,11 +27,8 @@ from wd_trio.service.sessions import Session
 OUTPUT_BYTES: Final = 64 << 10
 MARKS: Final = "marks"
 """What writing the marks of a batch costs is on this account, beside the commands."""
-EVENTS_BETWEEN_CHECKPOINTS: Final = 32  # one read may hold thousands of commands: others want their turn
 
 log = structlog.get_logger()
-
-_seconds: Final = {name: telemetry.request_seconds.labels(PROTOCOL, name) for name in PARSERS}
 
 
 class Pop3Session:
@@ -59,35 +46,35 @@ class Pop3Session:
         self._drop: Maildrop | None = None
         self._login_until = trio.current_time() + options.login_timeout_s
         self._record: Session | None = None
-        self._out = Outbox(replies.greeting(options.hostname))
-        self._tally = telemetry.open_tally(PROTOCOL)
+        self.out = Outbox(replies.greeting(options.hostname))
+        self.tally = telemetry.open_tally(PROTOCOL)
 
     # Output
 
     def write(self, data: bytes) -> None:
         """Add to the reply under way."""
-        self._out.write(data)
+        self.out.write(data)
 
     def write_mark(self, data: bytes) -> None:
         """The same for a reply that is true only once the marks are written."""
-        self._out.hold()
-        self._out.write(data)
+        self.out.hold()
+        self.out.write(data)
 
     async def flush_if_full(self) -> None:
         """Send what there is when it is much. Raises what writing the marks raises: then nothing was sent."""
-        if len(self._out) >= OUTPUT_BYTES:
+        if len(self.out) >= OUTPUT_BYTES:
             await self._write_marks()
-            await self.connection.send(self._out.take())
+            await self.connection.send(self.out.take())
 
-    async def _flush(self) -> None:
+    async def flush(self) -> None:
         """Send everything, between two commands."""
-        if self._out:
+        if self.out:
             try:
                 await self._write_marks()
             except WdError as error:
                 log.warning("marks not written", connection=self.connection.peer.id, error=str(error))
-            self._tally.count(MARKS)
-            await self.connection.send(self._out.take())
+            self.tally.count(MARKS)
+            await self.connection.send(self.out.take())
 
     async def _write_marks(self) -> None:
         """Bring marks made or cleared into the record; where that fails, take them and their replies back."""
@@ -100,48 +87,15 @@ class Pop3Session:
         except WdError as error:
             drop.take_back()
             record.note(state=drop.state)
-            self._out.take_back(error_reply(error))
+            self.out.take_back(error_reply(error))
             raise
         drop.saved()
 
-    # The life of the connection
+    # Input
 
-    async def run(self) -> str:
-        """Serve until the end; why it ended, in a fixed word."""
-        try:
-            while True:
-                for _ in range(EVENTS_BETWEEN_CHECKPOINTS):
-                    reason = await self._one_event()
-                    if reason:
-                        return reason
-                await trio.lowlevel.checkpoint()
-        except Draining as over:
-            return await self._last_words(replies.DRAINING, over.reason)
-        except Kicked as over:
-            return await self._last_words(replies.KICKED, over.reason)
-        except IdleTooLong as over:
-            return over.reason
-
-    async def _one_event(self) -> str:
-        match self.engine.next_event():
-            case NeedData():
-                if not await self._receive():
-                    return "closed"
-            case CommandEvent() as event:
-                await self._command(event)
-                if self.over:
-                    return await self._part(self.over)
-            case Reply(data):
-                self._out.add(data)
-            case Fatal(data):
-                return await self._last_words(data, "refused")
-        if len(self._out) >= OUTPUT_BYTES:
-            await self._flush()
-        return ""
-
-    async def _receive(self) -> bool:
+    async def receive(self) -> bool:
         """Send what is pending, then read more; False at the end of the stream."""
-        await self._flush()
+        await self.flush()
         options = self.options
         timeout_s = options.idle_timeout_s
         if self._drop is None:  # one deadline for all that comes before, however slowly it drips in
@@ -153,32 +107,6 @@ class Pop3Session:
             self._record.note()
         self.engine.receive(data)
         return True
-
-    async def _command(self, event: CommandEvent) -> None:
-        begun = perf_counter()
-        self._out.begin()
-        try:
-            await HANDLERS[type(event.command)](self, event.command)
-        except WdError as error:
-            log.info(
-                "command refused", command=event.name, connection=self.connection.peer.id, error=str(error)
-            )
-            if not self._out.restart():
-                # Anything but ending the connection would be read as part of the message.
-                raise ConnectionOver("engine failed within a reply") from error
-            self._out.write(error_reply(error))
-        self._out.end()
-        _seconds[event.name].observe(perf_counter() - begun)
-        self._tally.count(event.name)
-
-    async def _last_words(self, data: bytes, reason: str) -> str:
-        self._out.add(data)
-        return await self._part(reason)
-
-    async def _part(self, reason: str) -> str:
-        await self._flush()
-        await self.connection.finish(reason)
-        return reason
 
     # The maildrop
 
@@ -213,13 +141,4 @@ class Pop3Session:
     async def close(self) -> None:
         """The end of the connection, whatever has led to it."""
         await self.leave()
-        self._tally.count(telemetry.ENDING)
-
-
-async def serve_pop3(connection: Connection, services: Pop3Services, options: Pop3Options) -> str:
-    """Serve one POP3 connection to its end; the reason in a fixed word."""
-    session = Pop3Session(connection, services, options)
-    try:
-        return await session.run()
-    finally:
-        await session.close()
+        self.tally.count(telemetry.ENDING)
