@@ -28,6 +28,8 @@ async def main(mode: str, control: int) -> int:
         return 2
     if mode == "dies-second" and boot.slot == 1:
         mode = "greets"
+    for owner in boot.dead:
+        await channel.send(messages.Buried(owner))
     await channel.send(messages.Ready(os.getpid()))
     held: list[socket.socket] = []
     if mode == "deaf":

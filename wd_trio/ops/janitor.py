@@ -1,7 +1,7 @@
 """The janitor: upkeep that one process does for all.
 
-Whoever holds the leader's lock checkpoints the database every few seconds and ends sessions that nobody vouches for;
-every few minutes, and at once when it begins to lead, it repairs the tracking records that killed processes left
+Whoever holds the leader's lock checkpoints the database every few seconds, ends sessions that nobody vouches for and
+removes what was in deleted mailboxes; every few minutes, and at once when it begins to lead, it repairs the tracking records that killed processes left
 behind; every hour it removes blobs that nothing refers to and journal entries that nobody needs. Each
 worker keeps trying to lead, so that the next one takes over when the leader dies. Upkeep runs in a lane of its own: a
 slow checkpoint holds up nothing else. An engine in trouble is logged and tried again; nothing here is urgent.
@@ -23,6 +23,8 @@ CHECKPOINT_S: Final = 5.0
 COLLECT_S: Final = 3600.0
 FIRST_COLLECT_S: Final = 60.0
 REPAIR_S: Final = 300.0
+SWEEP_S: Final = 5.0  # then a checkpoint is due
+SWEPT_A_STEP: Final = 1000  # messages
 BLOB_GRACE_S: Final = 24 * 3600
 BLOBS_A_STEP: Final = 100
 JOURNAL_KEPT_S: Final = 30 * 24 * 3600
@@ -48,6 +50,7 @@ class Janitor:
                 ended = await self._services.sessions.sweep()
                 if ended:
                     log.info("sessions swept", count=ended)
+                await self.sweep()
                 if trio.current_time() >= repair_at:
                     repair_at = trio.current_time() + REPAIR_S
                     await self._services.tracking.repair()
@@ -56,6 +59,13 @@ class Janitor:
                     await self.collect()
             except WdError as error:
                 log.warning("upkeep failed", error=str(error), what=error.what)
+
+    async def sweep(self) -> None:
+        """Remove what was in deleted mailboxes, in small steps that let others write in between, for a while."""
+        run, store = self._services.gateway.run, self._services.store
+        ends = trio.current_time() + SWEEP_S
+        while trio.current_time() < ends and await run(store.sweep_deleted, limit=SWEPT_A_STEP):
+            await trio.sleep(STEP_PAUSE_S)
 
     async def collect(self) -> None:
         """Remove what is unreferenced or outdated, in small steps that let others write in between."""

@@ -21,7 +21,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from itertools import count
 from typing import Final
@@ -120,8 +120,7 @@ class Worker:
                     services = await stack.enter_async_context(
                         open_services(boot.config, server=boot.server, worker=boot.owner, hub=self._bus)
                     )
-                    for owner in boot.dead:
-                        await services.bury(owner)
+                    await self._bury_before(boot.dead, services)
                 except WdError as error:
                     status = await self._cannot_start(str(error))
                     outer.cancel_scope.cancel()
@@ -277,6 +276,17 @@ class Worker:
         while self._closed:
             ids, self._closed = self._closed[: messages.MANY_IDS], self._closed[messages.MANY_IDS :]
             await self._tell(messages.Closed(ids))
+
+    async def _bury_before(self, owners: Sequence[str], services: Services) -> None:
+        """End what workers held that died while none lived, so that their clients find their places free. An engine
+        that is down for it may serve mail all the same: the supervisor tells the rest again."""
+        for owner in owners:
+            try:
+                await services.bury(owner)
+            except Unavailable as error:
+                log.warning("a dead worker's sessions not ended yet", owner=owner, error=str(error))
+            else:
+                await self._tell(messages.Buried(owner))
 
     async def _bury_dead(self, services: Services) -> None:
         while True:

@@ -176,8 +176,6 @@ class Workers:
         child = keeper.child
         log.info("worker ready", slot=keeper.slot, worker_pid=child.pid if child else None)
         self._count_ready()
-        if child is not None:
-            self._unburied.difference_update(child.boot.dead)
         self._tell_deaths()
         keeper.settled.set()
 
