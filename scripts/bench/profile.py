@@ -75,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--connections", type=int, default=20)
     parser.add_argument("--top", type=int, default=40, help="functions to show")
     parser.add_argument("--lines", action="store_true", help="py-spy: lines instead of functions")
+    parser.add_argument("--engine", choices=("embedded", "cluster"), default="embedded")
     parser.add_argument("--tiny", action="store_true", help="small mailboxes, to try it")
     options = parser.parse_args(arguments)
     tool = options.tool or ("py-spy" if options.py_spy else "cprofile")
@@ -87,7 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="profile") as name:
         folder = Path(name)
         environ = _hook(folder) if tool == "cprofile" else {}
-        with own_server(folder / "server", workers=1, sizes=sizes, environ=environ) as target:
+        server = own_server(folder / "server", workers=1, sizes=sizes, environ=environ, engine=options.engine)
+        with server as target:
             populate(target, sizes)
             for text in options.rows:
                 run = _prepared(_find(Rows(target, sizes), text), sizes)

@@ -17,7 +17,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from wd_trio import errors, telemetry
 from wd_trio.adapters.bridge import Gateway, LaneOptions, LaneStatistics
-from wd_trio.adapters.lanes import Outcome
+from wd_trio.adapters.lanes import Outcome, make_way
 from wd_trio.adapters.sqlite.database import SqliteDatabase
 from wd_trio.ports.gateway import in_lane, reads, writes
 
@@ -141,6 +141,56 @@ async def test_fifty_in_flight_share_the_wake_ups() -> None:
     assert statistics.crossings == rounds * callers
     assert statistics.deliveries < statistics.crossings / 5
     assert statistics.lanes[0].wakes < statistics.crossings / 5
+
+
+async def test_a_brief_lane_needs_one_thread_and_one_delivery_for_what_comes_together() -> None:
+    rounds, callers = 20, 50
+    results: list[object] = []
+    lanes = [LaneOptions(name="store.read", threads=4, abandon=True, brief=True)]
+    async with Gateway(lanes) as gateway:
+
+        async def caller(number: int) -> None:
+            for turn in range(rounds):
+                results.append(await gateway.run(echo_read, (number, turn)))
+
+        async with trio.open_nursery() as nursery:
+            for number in range(callers):
+                nursery.start_soon(caller, number)
+        statistics = gateway.statistics()
+    assert set(results) == {(number, turn) for number in range(callers) for turn in range(rounds)}
+    assert len(results) == rounds * callers
+    assert statistics.deliveries < statistics.crossings / 5
+    assert statistics.lanes[0].wakes < statistics.crossings / 5
+
+
+async def test_nothing_waits_for_a_call_that_makes_way() -> None:
+    engine = Engine()
+
+    @reads("store")
+    def long() -> object:
+        make_way()
+        return engine.read("long")
+
+    async with Gateway([LaneOptions(name="store.read", threads=2, brief=True)]) as gateway:
+        done: list[object] = []
+        both = trio.Event()
+
+        async def caller(call: Callable[..., object], *arguments: object) -> None:
+            done.append(await gateway.run(call, *arguments))
+            if len(done) == 2:
+                both.set()
+
+        async with trio.open_nursery() as nursery:
+            for call, *arguments in ((echo_read, "before"), (long,), (echo_read, "behind")):
+                nursery.start_soon(caller, call, *arguments)
+            await both.wait()
+            assert sorted(map(str, done)) == ["before", "behind"]
+            engine.gate.set()
+        assert done[2] == "long"
+
+
+def test_outside_of_a_brief_lane_there_is_nobody_to_make_way_for() -> None:
+    make_way()
 
 
 async def test_a_group_gets_everything_that_is_queued() -> None:

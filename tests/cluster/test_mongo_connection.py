@@ -14,12 +14,12 @@ from cluster_house import fresh_mongo
 from engine_processes import Engine, free_port, start_mongod, start_standalone_mongod
 from engines import or_no_engine
 from pymongo.client_session import ClientSession
-from pymongo.errors import OperationFailure
+from pymongo.errors import AutoReconnect, OperationFailure
 
 from wd_trio import errors
 from wd_trio.adapters.mongo_redis.faults import is_bug
 from wd_trio.adapters.mongo_redis.indexes import INDEXES
-from wd_trio.adapters.mongo_redis.mongo import Mongo, MongoOptions
+from wd_trio.adapters.mongo_redis.mongo import Mongo, MongoOptions, bounded
 from wd_trio.telemetry import tally_thread
 
 # The driver asks a server that failed again after half a second.
@@ -192,6 +192,18 @@ def test_a_transaction_that_always_loses_is_unavailable_in_the_end(failing: Mong
     assert failing.statistics.aborts > 1
 
 
+def test_a_transaction_is_not_run_again_once_the_call_around_it_is_over(mongo: Mongo) -> None:
+    runs = []
+
+    def work(_: ClientSession) -> None:
+        runs.append(1)
+        raise AutoReconnect("lost", errors={"errorLabels": ["TransientTransactionError"]})
+
+    with bounded(1e-6), pytest.raises(errors.Unavailable):
+        mongo.transaction(work)
+    assert len(runs) == 1
+
+
 @pytest.mark.parametrize("how", [{"closeConnection": True}, {"errorCode": 91}, {"errorCode": 50}])
 def test_a_commit_whose_outcome_is_lost_is_asked_for_again(failing: Mongo, how: dict[str, Any]) -> None:
     fail(failing, 2, failCommands=["commitTransaction"], **how)
@@ -205,8 +217,9 @@ def test_a_step_down_is_outlasted(failing: Mongo, code: int) -> None:
     assert count(failing) == 0
 
 
-def test_refused_credentials_are_unavailable(failing: Mongo) -> None:
-    fail(failing, 1, failCommands=["find"], errorCode=13)
+@pytest.mark.parametrize("code", [13, 46841])
+def test_refused_credentials_and_cut_connections_are_unavailable(failing: Mongo, code: int) -> None:
+    fail(failing, 1, failCommands=["find"], errorCode=code)
     with pytest.raises(errors.Unavailable):
         count(failing)
 
@@ -216,6 +229,13 @@ def test_a_bug_passes_as_it_is(mongo: Mongo) -> None:
         with pytest.raises(OperationFailure) as caught, mongo.reading() as database:
             database[COUNTERS].aggregate(pipeline)
         assert is_bug(caught.value)
+
+
+def test_what_is_not_for_transactions_is_a_bug_and_no_outage(mongo: Mongo) -> None:
+    pipeline = [{"$unionWith": {"coll": COUNTERS, "pipeline": []}}]
+    with pytest.raises(OperationFailure) as caught:
+        mongo.transaction(lambda session: mongo.database[COUNTERS].aggregate(pipeline, session=session))
+    assert is_bug(caught.value)
 
 
 @pytest.mark.parametrize("value", ["\udcff", 1 << 63, {"a\0b": 1}, "x" * (17 << 20), object()])

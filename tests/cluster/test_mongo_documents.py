@@ -11,11 +11,12 @@ from cluster_house import fresh_mongo
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mongo_store_support import round_trips
+from pymongo.collection import Collection as MongoCollection
 
 from wd_trio import errors
 from wd_trio.adapters.mongo_redis.documents import PREFIX, MongoDocuments
 from wd_trio.adapters.mongo_redis.mongo import Mongo
-from wd_trio.ports.documents import Collection, Delete, Index, Insert, Update
+from wd_trio.ports.documents import Collection, Delete, Document, Index, Insert, Update
 from wd_trio.ports.ids import new_id
 
 THINGS = Collection("things", (Index("name", unique=True), Index("tags"), Index("city")))
@@ -133,6 +134,26 @@ def test_one_of_racing_writers_wins(documents: MongoDocuments) -> None:
         found = documents.get(THINGS, id_)
         assert found is not None
         assert (found.version, found.data) == (31, {"n": 30})
+
+
+@pytest.mark.parametrize("operation", [Update(THINGS, "1", 1, {"n": 2}), Delete(THINGS, "1", 1)])
+def test_a_document_made_anew_beside_a_write_is_a_conflict(
+    mongo: Mongo, documents: MongoDocuments, monkeypatch: pytest.MonkeyPatch, operation: Update | Delete
+) -> None:
+    """Another process removes the document and makes it again, just when this one finds it missing."""
+    find_one = MongoCollection.find_one
+
+    def made_anew(self: MongoCollection[Any], *args: Any, **kwargs: Any) -> Any:
+        monkeypatch.setattr(MongoCollection, "find_one", find_one)
+        MongoDocuments(mongo).apply([Insert(THINGS, "1", {"n": 1})])
+        return find_one(self, *args, **kwargs)
+
+    documents.apply([Insert(THINGS, "2", {})])
+    monkeypatch.setattr(MongoCollection, "find_one", made_anew)
+    with pytest.raises(errors.Conflict) as caught:
+        documents.apply([operation])
+    assert caught.value.what == "version"
+    assert documents.get(THINGS, "1") == Document("1", 1, {"n": 1})
 
 
 def test_racing_inserts_of_one_unique_value_leave_one(documents: MongoDocuments) -> None:

@@ -15,9 +15,10 @@ from mongo_store_support import a_message, round_trips
 
 from wd_trio import errors
 from wd_trio.adapters.mongo_redis import folders
+from wd_trio.adapters.mongo_redis.blobs import MongoBlobs
 from wd_trio.adapters.mongo_redis.known import KnownMailboxes
-from wd_trio.adapters.mongo_redis.layout import MAILBOXES, MESSAGES, VANISHED
-from wd_trio.adapters.mongo_redis.mongo import Mongo
+from wd_trio.adapters.mongo_redis.layout import GRAVES, MESSAGES, VANISHED
+from wd_trio.adapters.mongo_redis.mongo import Mongo, bounded
 from wd_trio.adapters.mongo_redis.store import MongoStore
 from wd_trio.adapters.mongo_redis.work import Unit
 from wd_trio.adapters.mongo_redis.writer import Change, Writer
@@ -34,6 +35,7 @@ from wd_trio.mail.model import (
     FlagChange,
     FlagRow,
     Mailbox,
+    MailboxSpec,
 )
 from wd_trio.mail.numset import MAX_UID, UidSet
 from wd_trio.ports.ids import new_id
@@ -95,6 +97,17 @@ def test_a_select_of_a_known_mailbox_takes_one(store: MongoStore, user: str, inb
     assert cost(lambda: store.open_mailbox(user, "INBOX")) == 2
     opened = store.open_mailbox(user, "INBOX")
     assert (opened.uids, opened.first_unseen_uid) == (UidSet([(1, 40), (42, 45)]), 42)
+
+
+def test_any_list_of_mailboxes_takes_one(store: MongoStore, user: str) -> None:
+    """Several answers would be of several moments: a RENAME between two of them could hide a mailbox."""
+    names = [f"{n:03}" for n in range(150)]
+    store.ensure_mailboxes(user, [MailboxSpec(name) for name in names])
+    with round_trips() as made:
+        listed = store.list_mailboxes(user)
+    assert [mailbox.path for mailbox in listed] == ["INBOX", *names]
+    assert made["mongodb"] == 1
+    assert cost(lambda: store.subscriptions(user)) == 1
 
 
 def test_a_page_takes_one(store: MongoStore, user: str, inbox: Mailbox) -> None:
@@ -275,46 +288,56 @@ def test_a_go_without_changes_commits_nothing(
     assert store.get_mailbox(inbox.id) == inbox
 
 
+def test_one_deadline_binds_all_steps_of_a_call(
+    store: MongoStore, user: str, inbox: Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends: list[float] = []
+
+    def noted(step: Callable[..., object]) -> Callable[..., object]:
+        def run(*args: object) -> object:
+            with bounded(1000) as moment:
+                ends.append(moment)
+            return step(*args)
+
+        return run
+
+    monkeypatch.setattr(MongoBlobs, "put", noted(MongoBlobs.put))
+    monkeypatch.setattr(Writer, "do", noted(Writer.do))
+    blob = BlobData(hashlib.sha256(b"x").digest(), 1, ((False, b"x"),))
+    store.append(user, "INBOX", [a_message(blobs=(blob.digest,))], blobs=[blob])
+    assert len(ends) == 2
+    assert ends[0] == ends[1] < time.monotonic() + 5
+
+
 # -- removals
 
 
-def test_a_removal_that_was_cut_short_is_finished(
+def test_a_sweep_that_was_cut_short_is_finished(
     store: MongoStore, mongo: Mongo, user: str, inbox: Mailbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = b"attachment"
     blob = BlobData(hashlib.sha256(data).digest(), len(data), ((False, data),))
     store.put_blobs([blob])
-    store.append(user, "Trash", [a_message(blobs=(blob.digest,))] * 3)
+    store.append(user, "Trash", [a_message(blobs=(blob.digest,))] * 30)
     trash = store.find_mailbox(user, "Trash")
+    store.store_flags(trash.id, UidSet([(1, 3)]), FlagChange("add", DELETED))
+    store.expunge(trash.id)
+    store.delete_mailbox(user, "Trash")
 
     def hangs(*_: object) -> None:
         raise errors.Unavailable("hangs", what="mongodb")
 
     with monkeypatch.context() as patched:
-        patched.setattr(folders, "_bury", hangs)
-        assert store.delete_mailbox(user, "Trash") == trash.id
-    assert mongo.database[MESSAGES].count_documents({"mailbox": trash.id}) == 3
-    with pytest.raises(errors.NotFound):
-        store.fetch(trash.id, ALL, Columns.NONE)
-    assert store.usage(user).messages == 0
-    assert store.collect_blobs(unused_for_s=0, limit=10) == 0
-    store.trim_journal(older_than_s=1000)
-    assert mongo.database[MESSAGES].count_documents({"mailbox": trash.id}) == 0
+        patched.setattr(MongoBlobs, "mark", hangs)
+        with pytest.raises(errors.Unavailable):
+            store.sweep_deleted(limit=10)
+    assert mongo.database[MESSAGES].count_documents({"mailbox": trash.id}) == 27
+    steps = [store.sweep_deleted(limit=10) for _ in range(4)]
+    assert steps == [10, 10, 9, 0]  # 27 messages, an entry of the journal, the grave
+    for name in (MESSAGES, VANISHED):
+        assert mongo.database[name].count_documents({"mailbox": trash.id}) == 0
+    assert mongo.database[GRAVES].count_documents({}) == 0
     assert store.collect_blobs(unused_for_s=-1, limit=10) == 1
-    store.trim_journal(older_than_s=1000)  # nothing is left to do
-
-
-def test_a_large_mailbox_is_removed_whole(
-    store: MongoStore, mongo: Mongo, user: str, inbox: Mailbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(folders, "_BURIED_AT_ONCE", 30)
-    store.append(user, "INBOX", [a_message() for _ in range(100)])
-    store.append(user, "Trash", [a_message()])
-    other = new_id()
-    store.append(other, "INBOX", [a_message()], create=True)
-    assert store.delete_user_mail(user) == 101
-    assert mongo.database[MESSAGES].count_documents({}) == 1
-    assert mongo.database[MAILBOXES].count_documents({"user": user}) == 0
 
 
 def test_a_large_copy_comes_in_parts(

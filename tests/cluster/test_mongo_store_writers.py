@@ -17,7 +17,7 @@ from mongo_store_support import a_message
 
 from wd_trio.adapters.mongo_redis.mongo import Mongo
 from wd_trio.adapters.mongo_redis.store import MongoStore
-from wd_trio.mail.model import DEFAULT_MAILBOXES, DELETED, SEEN, FlagChange, Usage
+from wd_trio.mail.model import DEFAULT_MAILBOXES, DELETED, FLAGGED, SEEN, FlagChange, Usage
 from wd_trio.mail.numset import MAX_UID, UidSet
 from wd_trio.ports.ids import new_id
 
@@ -100,6 +100,22 @@ def test_two_stores_see_each_others_changes(mongo: Mongo) -> None:
     assert seen.first_unseen_uid == next(row.uid for row in mine if not row.flags & SEEN)
     one.store_flags(inbox.id, ALL, FlagChange("set", SEEN))
     assert two.open_mailbox(user, "INBOX").first_unseen_uid == 0
+
+
+@pytest.mark.parametrize("count", [3, 200])
+def test_a_change_starts_from_what_another_store_did(mongo: Mongo, count: int) -> None:
+    """What a store knows of a mailbox is brought forward within its own transaction."""
+    one, two, user = MongoStore(mongo), MongoStore(mongo), new_id()
+    inbox = one.ensure_mailboxes(user, DEFAULT_MAILBOXES)[0]
+    one.append(user, "INBOX", [a_message() for _ in range(200)])
+    assert len(one.flags(inbox.id, ALL)) == 200
+    two.store_flags(inbox.id, UidSet([(1, count)]), FlagChange("add", FLAGGED | DELETED))
+    two.expunge(inbox.id, UidSet([(2, 2)]))
+    two.append(user, "INBOX", [a_message()])
+    stored = one.store_flags(inbox.id, ALL, FlagChange("remove", DELETED))
+    assert [row.uid for row in stored.rows] == [1, *range(3, 202)]
+    assert [row.uid for row in stored.rows if row.flags & FLAGGED] == [1, *range(3, count + 1)]
+    assert list(one.flags(inbox.id, ALL)) == list(MongoStore(mongo).flags(inbox.id, ALL))
 
 
 def test_writers_of_one_users_mailboxes_do_not_disturb_each_other(mongo: Mongo) -> None:

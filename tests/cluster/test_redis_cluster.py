@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import pytest
 import redis
 import trio
 from engine_processes import Engine
 from redis.crc import key_slot
-from redis_house import QUICK, cluster_url, redis_cluster, redis_gateway
+from redis_house import QUICK, SLOTS, cluster_url, redis_cluster, redis_gateway
 
 from wd_trio import telemetry
 from wd_trio.adapters.hints import RESYNC_DATAGRAM
@@ -18,6 +20,7 @@ from wd_trio.adapters.mongo_redis.bus import RedisBus
 from wd_trio.adapters.mongo_redis.leases import RedisLeases
 from wd_trio.adapters.mongo_redis.limits import RedisLimits
 from wd_trio.adapters.mongo_redis.pipeline import RedisLink
+from wd_trio.adapters.mongo_redis.redis_routes import Command
 from wd_trio.adapters.mongo_redis.sessions import RedisSessions
 from wd_trio.errors import Unavailable
 from wd_trio.ports.bus import Hint, Resync
@@ -66,6 +69,25 @@ def test_sessions_live_in_all_slots(link: RedisLink) -> None:
     assert list(sessions.page().documents) == [one for one in documents if one.server == "s2"]
 
 
+def test_an_end_that_a_node_missed_is_made_up_for(link: RedisLink, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The node with the user's index fails alone: the place must not be lost with the document."""
+    sessions = RedisSessions(link)
+    session = make(1)
+    assert sessions.put(session, most=1, lease_s=30)
+    exchange = link.exchange
+
+    def without_the_index(commands: Sequence[Command]) -> list[Any]:
+        lost = Unavailable("no node", what="redis")
+        return [lost if command[0] == "HDEL" else exchange([command])[0] for command in commands]
+
+    with monkeypatch.context() as broken:
+        broken.setattr(link, "exchange", without_the_index)
+        with pytest.raises(Unavailable):
+            sessions.end([session.id])
+    sessions.end([session.id])
+    assert sessions.put(make(2, user=session.user), most=1, lease_s=30)
+
+
 def test_limits_and_leases_live_in_all_slots(link: RedisLink) -> None:
     limits, leases = RedisLimits(link), RedisLeases(link)
     leases.ping()
@@ -103,10 +125,20 @@ def test_a_slot_on_its_way_is_followed(link: RedisLink, nodes: list[Engine]) -> 
     clients[at].execute_command("CLUSTER SETSLOT", slot, "MIGRATING", ids[to])
     clients[at].execute_command("MIGRATE", "127.0.0.1", nodes[to].port, key, 0, 1000)
     assert limits.strike("moving", window_s=60) == 2, "ASK"
+    shares = [SLOTS * place // len(nodes) for place in range(len(nodes) + 1)]
+    there = next(
+        name
+        for name in map("k{}".format, itertools.count())
+        if shares[to] <= key_slot(f"strikes:{{{name}}}".encode()) < shares[to + 1]
+    )
+    for _ in range(5):
+        limits.strike(there, window_s=60)
+    both = [partial(limits.strike, name, window_s=60) for name in ("moving", there)]
+    assert link.run_group(both) == [(3, None), (6, None)], "ASK, with answers of that node still to come"
     for client in (clients[to], clients[at], *clients):
         client.execute_command("CLUSTER SETSLOT", slot, "NODE", ids[to])
-    assert limits.strike("moving", window_s=60) == 3, "MOVED"
-    assert limits.strikes("moving") == 3
+    assert limits.strike("moving", window_s=60) == 4, "MOVED"
+    assert limits.strikes("moving") == 4
     assert clients[to].exists(key)
     for client in clients:
         client.close()

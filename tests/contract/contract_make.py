@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from wd_trio.mail.model import BlobData, Content, NewMessage
+from wd_trio.ports.mail import MailStore
 
 CHUNK_BYTES = 256 * 1024
 
@@ -56,3 +57,12 @@ def make_blob(data: bytes) -> BlobData:
     """A blob in uncompressed chunks."""
     chunks = tuple((False, data[at : at + CHUNK_BYTES]) for at in range(0, len(data), CHUNK_BYTES))
     return BlobData(hashlib.sha256(data).digest(), len(data), chunks)
+
+
+def sweep(store: MailStore, limit: int = 100) -> int:
+    """Sweep until nothing is left; how many steps it took."""
+    steps = 0
+    while removed := store.sweep_deleted(limit=limit):
+        assert removed <= limit
+        steps += 1
+    return steps

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from contract_make import CHUNK_BYTES, Clock, make_blob, make_message
+from contract_make import CHUNK_BYTES, Clock, make_blob, make_message, sweep
 
 from wd_trio import errors
 from wd_trio.mail.model import DELETED, Mailbox
@@ -127,5 +127,6 @@ def test_a_removed_users_blobs_are_collected(
     blob = make_blob(b"theirs")
     store.append(user, "INBOX", [make_message(blobs=(blob.digest,))] * 2, blobs=[blob])
     store.delete_user_mail(user)
+    sweep(store)
     clock.move(10)
     assert store.collect_blobs(unused_for_s=10, limit=10) == 1

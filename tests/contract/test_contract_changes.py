@@ -122,6 +122,23 @@ def test_uid_expunge_keeps_to_its_uids(store: MailStore, user: str, inbox: Mailb
     assert store.expunge(inbox.id).uids == uids(2, 3)
 
 
+def test_messages_go_unmarked_too_where_that_is_asked_for(
+    store: MailStore, user: str, inbox: Mailbox
+) -> None:
+    store.append(user, "INBOX", [make_message(flags=DELETED if n in {2, 3} else n % 2) for n in range(1, 8)])
+    before = store.get_mailbox(inbox.id).highest_modseq
+    outcome = store.expunge(inbox.id, uids(1, 2, 4, 9), marked_only=False)
+    assert (outcome.previous_modseq, outcome.modseq, outcome.uids) == (before, before + 1, uids(1, 2, 4))
+    assert counters(store, inbox.id) == (4, 2, 1, 400)
+    assert store.usage(user) == store.recount(user) == Usage(400, 4)
+    assert store.changes_since(inbox.id, before).vanished == (Vanished(before + 1, uids(1, 2, 4)),)
+    again = store.expunge(inbox.id, uids(1, 2, 4), marked_only=False)
+    assert (again.previous_modseq, again.modseq, again.uids) == (before + 1, before + 1, UidSet())
+    assert store.expunge(inbox.id, marked_only=False).uids == uids(3, 5, 6, 7)
+    assert store.usage(user) == Usage(0, 0)
+    assert store.expunge(inbox.id, marked_only=False).uids == UidSet()
+
+
 def test_a_uid_is_never_given_twice(store: MailStore, user: str, inbox: Mailbox) -> None:
     store.append(user, "INBOX", [make_message(flags=DELETED)] * 3)
     store.expunge(inbox.id)

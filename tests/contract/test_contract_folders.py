@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from contract_make import Clock, make_blob, make_message
+from contract_make import Clock, make_blob, make_message, sweep
 
 from wd_trio import errors
 from wd_trio.mail.model import (
@@ -120,6 +120,7 @@ def test_blobs_of_a_deleted_mailbox_can_be_collected_but_not_those_of_copies(
     store.append(user, "a", [make_message(blobs=(shared.digest,))], blobs=[shared])
     store.copy(store.find_mailbox(user, "a").id, UidSet([(2, 2)]), "INBOX")
     store.delete_mailbox(user, "a")
+    sweep(store)
     clock.move(100)
     assert store.collect_blobs(unused_for_s=50, limit=10) == 1
     assert store.has_blobs([mine.digest, shared.digest]) == {shared.digest}

@@ -11,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 
+from wd_trio.api.asgi import Incoming, Reply, send_reply
 from wd_trio.ops import http1
 from wd_trio.ops.http import KEEP_ALIVE_S, serve_http
 
@@ -180,6 +181,58 @@ async def test_a_request_under_way_is_not_idle(mock_clock: trio.testing.MockCloc
         await trio.testing.wait_all_tasks_blocked()
         go_on.set()
         assert b"GET /x 0." in await until(stream, b".")
+
+
+async def refuse(scope: Any, receive: Any, send: Any) -> None:
+    await send_reply(Reply(b"no.", 403), Incoming(scope, receive), send)
+
+
+UPLOAD = b"POST /x HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+async def test_a_refused_request_whose_body_never_comes(mock_clock: trio.testing.MockClock) -> None:
+    async with serving(refuse) as served, await served.connect() as stream:
+        await stream.send_all(UPLOAD)
+        assert (await until(stream, b"no.")).startswith(b"HTTP/1.1 403")
+        assert await closed(stream)
+        await stream.send_all(b"1\r\n")  # is dropped
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        mock_clock.jump(http1.LINGER_S + 1)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        await stream.send_all(b"a\r\n")  # is answered with a reset
+        with pytest.raises(trio.BrokenResourceError), trio.fail_after(SILENCE_S):
+            while True:
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                await stream.send_all(b"1\r\na\r\n")
+
+
+async def test_what_comes_after_a_refusal_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = 0
+    handle = http1.Protocol.handle
+
+    async def noted(self: http1.Protocol, event: Any) -> None:
+        nonlocal kept
+        kept += len(getattr(event, "data", b""))
+        await handle(self, event)
+
+    monkeypatch.setattr(http1.Protocol, "handle", noted)
+    async with serving(refuse) as served, await served.connect() as stream:
+        await stream.send_all(UPLOAD)
+        await until(stream, b"no.")
+        assert await closed(stream)
+        with trio.fail_after(SILENCE_S):
+            await stream.send_all(b"1\r\na\r\n" * 1_000_000)
+    assert kept == len(UPLOAD)
+
+
+async def test_a_long_body_costs_nobody_the_answer() -> None:
+    """The client reads when it has sent everything, as most do: nothing may have reset the connection by then."""
+    size = 20 << 20
+    async with serving(refuse) as served, await served.connect() as stream:
+        await stream.send_all(b"POST /x HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n" % size)
+        with trio.fail_after(SILENCE_S):
+            await stream.send_all(bytes(size))
+        assert (await until(stream, b"no.")).startswith(b"HTTP/1.1 403")
 
 
 async def test_leaving() -> None:

@@ -72,6 +72,7 @@ BUDGETS: Final = {
     "POP3: the end of a session without QUIT": Cost(0, 2, 0, 0, 2, 0, 4),
     "LMTP: LHLO, MAIL, NOOP, RSET": Cost(),
     "LMTP: RCPT": Cost(1, 0, 0, 0, 2, 2),
+    "LMTP: RCPT of an address asked for a moment ago": Cost(),
     "LMTP: DATA to one recipient": Cost(1, 0, 0, 0, 1, 4),
     "LMTP: DATA to three recipients": Cost(3, 0, 0, 0, 3, 12),
     "LMTP: DATA of 1 MB to one recipient": Cost(3, 0, 0, 6, 3, 11),
@@ -246,6 +247,9 @@ async def test_lmtp(house: BudgetHouse) -> None:
         await client.say(b"LHLO mx.example\r\nMAIL FROM:<s@x.example>\r\nNOOP\r\nRSET\r\n", 4)
     await client.say(b"MAIL FROM:<s@x.example>\r\n")
     async with house.costs("LMTP: RCPT"):
+        assert (await client.say(b"RCPT TO:<alice@example.org>\r\n"))[0].startswith(b"250")
+    await client.say(b"RSET\r\nMAIL FROM:<s@x.example>\r\n", 2)
+    async with house.costs("LMTP: RCPT of an address asked for a moment ago"):
         assert (await client.say(b"RCPT TO:<alice@example.org>\r\n"))[0].startswith(b"250")
 
     async def message(what: str, data: bytes, recipients: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,8 +14,9 @@ from pop3_world import Pop3World, open_pop3_world
 
 from wd_trio.errors import Conflict, Unavailable
 from wd_trio.mail.content import prepare
-from wd_trio.mail.model import Columns, Mailbox, NewMessage
+from wd_trio.mail.model import DELETED, Columns, Expunged, Mailbox, NewMessage
 from wd_trio.mail.numset import UidSet
+from wd_trio.ports.gateway import lane_of
 from wd_trio.service.maildrop import Maildrop
 from wd_trio.service.messages import Messages
 
@@ -186,7 +188,7 @@ async def test_thousands_of_messages_in_bounded_steps(world: Pop3World) -> None:
     assert len(str(drop.state["marks"]).split(",")) == 2500
     writes = written(world)
     await drop.apply()
-    assert written(world) - writes == 6, "a STORE and an EXPUNGE for every 1,000"
+    assert written(world) - writes == 3, "one for every 1,000"
     mailbox, uids = await world.inbox()
     assert (mailbox.messages, list(uids)) == (2500, list(range(2, 5001, 2)))
     assert drop.stat == (5000, 5000 * 23), "no mark is left"
@@ -195,6 +197,43 @@ async def test_thousands_of_messages_in_bounded_steps(world: Pop3World) -> None:
     row = await drop.fetch(2, Columns.HEADER)
     assert row is not None
     assert row.uid == 2
+
+
+async def test_a_removal_that_fails_half_way_leaves_no_flag(
+    world: Pop3World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(world, 2500)
+    await world.mark_deleted("alice", 7, 2400)
+    drop = await world.services.maildrops.open(await user_id(world), "c1")
+    for number in range(1, 2301):
+        drop.mark(number)
+    store = world.services.store
+    whole, calls = store.expunge, 0
+
+    def fails_at_the_second(*arguments: Any, **options: Any) -> Expunged:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise Unavailable("down")
+        return whole(*arguments, **options)
+
+    fails_at_the_second.__wd_lane__ = lane_of(whole)  # type: ignore[attr-defined]  # the mark of what it stands for
+    monkeypatch.setattr(store, "expunge", fails_at_the_second)
+    with pytest.raises(Unavailable):
+        await drop.apply()
+    assert calls == 2
+    flags = await world.flags()
+    assert list(flags) == list(range(1001, 2501)), "the first 1,000 are gone, the others stay"
+    assert {uid for uid in flags if flags[uid]} == {2400}, "and no flag was set on the way"
+
+
+async def test_a_message_that_another_session_marked_stays(world: Pop3World) -> None:
+    await fill(world, 3)
+    drop = await world.services.maildrops.open(await user_id(world), "c1")
+    drop.mark(1)
+    await world.mark_deleted("alice", 2)
+    await drop.apply()
+    assert await world.flags() == {2: DELETED, 3: 0}
 
 
 def written(world: Pop3World) -> int:

@@ -243,8 +243,15 @@ async def test_a_kill_of_one_session_leaves_the_users_others(house: SessionHouse
     assert await worker.sessions.kill(login.user_id, [second.id, "sess_none"]) == [second.id]
     assert house.store.doomed("s1", "1.1") == [second.id]
     assert await worker.sessions.kill(other.user_id, [first.id]) == [], "another user's session"
-    assert await worker.sessions.kill(other.user_id) == []
-    assert len(worker.bus.hints) == 1
+    assert worker.bus.hints == [Hint(KILL, login.user_id)]
+
+
+async def test_a_kill_of_all_is_told_where_there_is_no_session(house: SessionHouse) -> None:
+    """What follows a user without a session, such as a stream of updates, ends by that hint."""
+    worker = house.worker("1.1")
+    login = await house.login("anna")
+    assert await worker.sessions.kill(login.user_id) == []
+    assert worker.bus.hints == [Hint(KILL, login.user_id)]
 
 
 async def test_a_dead_workers_sessions_are_ended_by_a_sibling(house: SessionHouse) -> None:
@@ -269,6 +276,28 @@ async def test_an_end_that_the_engine_missed_is_made_up_for(
     assert house.store.get(session.id) is not None
     await worker.sessions.write()
     assert house.store.get(session.id) is None
+
+
+async def test_a_place_that_was_taken_without_an_answer_is_given_back(
+    house: SessionHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = house.worker("1.1", most=1)
+    login = await house.login("anna")
+    gateway = house.accounts.gateway
+    run = gateway.run
+
+    async def unanswered(*args: Any, **kwargs: Any) -> bool:
+        await run(*args, **kwargs)
+        raise Unavailable("no answer", what="state")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(gateway, "run", unanswered)
+        with pytest.raises(Unavailable):
+            await worker.begin(login)
+    with pytest.raises(Limited):
+        await worker.begin(login)
+    await worker.sessions.write()
+    await worker.begin(login)
 
 
 def _no_engine() -> None:

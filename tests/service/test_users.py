@@ -12,7 +12,8 @@ from wd_trio.mail.model import DEFAULT_MAILBOXES, SEEN, Content, NewMessage
 from wd_trio.ports.documents import Delete, Document, Operation, Update
 from wd_trio.ports.gateway import writes
 from wd_trio.secret import Secret
-from wd_trio.service.users import USERS, Recipient, UserOptions, change_user, checked_username
+from wd_trio.service.recipients import Recipient
+from wd_trio.service.users import USERS, UserOptions, change_user, checked_username
 
 PASSWORD = Secret("correct horse")
 

@@ -3,9 +3,11 @@
     async with Gateway([LaneOptions(name="store.write", group=database.group), …]) as gateway:
         page = await gateway.run(store.fetch, mailbox_id, uids, columns)
 
-The loop puts a crossing into its lane (lanes.py) and sleeps; threads run it and put it among the finished; the
-first one to do so since the last delivery wakes the loop, and the delivery hands out all that is there. At one
-call in flight this costs what any thread hand-over costs; at fifty the two wake-ups are shared by fifty.
+The loop puts crossings into their lanes (lanes.py) and rouses these before it would wait for the kernel: a thread
+woken earlier would take the interpreter at the loop's next system call, and the two would hand it to each other for
+each of twenty commands. Threads run the crossings and put them among the finished; the first one to do so since the
+last delivery wakes the loop, and the delivery hands out all that is there. At one call in flight this costs what any
+thread hand-over costs; at fifty the two wake-ups are shared by fifty.
 
 What a caller may rely on
 - Cancelled before its call has begun: the call never runs. After: a lane that may be abandoned is left at once
@@ -79,6 +81,7 @@ class Gateway:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._wake_asked = False
+        self._rouser = _Rouser()
         self._deliveries = 0
         self._crossings = 0
         self._close_s = close_s
@@ -104,6 +107,7 @@ class Gateway:
             desk.lane.start()
             telemetry.gateway_waiting.labels(desk.lane.options.name).set_function(desk.waiting)
         self._watch.start()
+        trio.lowlevel.add_instrument(self._rouser)
         self._is_open = True
         return self
 
@@ -112,6 +116,7 @@ class Gateway:
     ) -> None:
         """Refuse new calls, let those that are queued end, and join the threads for `close_s` at most."""
         self._is_open = False
+        trio.lowlevel.remove_instrument(self._rouser)
         for desk in self._desks.values():
             desk.lane.close()
             telemetry.gateway_waiting.remove(desk.lane.options.name)
@@ -132,7 +137,8 @@ class Gateway:
         tally = telemetry.tally.get()
         if tally is not None:
             tally.crossed(desk.lane.options.name)
-        desk.lane.put(crossing)
+        desk.lane.queue.append(crossing)
+        self._rouser.lanes.add(desk.lane)
         await trio.lowlevel.wait_task_rescheduled(partial(desk.abort, crossing))
         if tally is not None and crossing.round_trips:
             tally.made(crossing.round_trips)
@@ -195,6 +201,20 @@ class Gateway:
             desk.lane.join(until)
         self._watch_ends.set()
         self._watch.join(max(0.0, until - time.monotonic()))
+
+
+class _Rouser(trio.abc.Instrument):
+    """Rouses lanes when the loop has run all that could run."""
+
+    def __init__(self) -> None:
+        self.lanes: set[Lane] = set()
+        """Those that something was put into."""
+
+    def before_io_wait(self, timeout: float) -> None:
+        if self.lanes:
+            for lane in self.lanes:
+                lane.rouse()
+            self.lanes.clear()
 
 
 class _Desk:

@@ -1,14 +1,17 @@
 """The threads' side of the gateway: lanes, the threads that serve them, and the crossings they carry.
 
-A lane is a queue and a fixed set of named threads. The loop appends a crossing; a thread takes it, runs it and
-puts it among the finished ones; `finished_one` tells the gateway so. Rules:
+A lane is a queue and a fixed set of named threads. The loop appends crossings and then rouses the lane; a thread
+takes one, runs it and puts it among the finished ones; `finished_one` tells the gateway so. Rules:
 - A crossing belongs to whoever claims it first: a thread (it begins), its caller (withdrawn) or the watch
   (overdue). The claim is a try-lock, so that no two of them ever act on the same crossing.
 - A thread that found its queue empty puts its gate among the idle ones and looks once more before it sleeps on
-  it; who appends opens one idle gate afterwards. So no append is missed, and a busy lane costs no wake-ups.
+  it; who rouses opens one idle gate. So no append is missed, and a busy lane costs no wake-ups.
   A thread that wakes to more than one crossing wakes the next thread: the loop never pays for a crowd.
 - A lane with a `group` has one thread, which hands over all that is queued in one go. Crossings there begin one
   by one, when the group calls them; until then they can be withdrawn. What the group left is queued again in front.
+- A `brief` lane's calls are done sooner than threads can take turns at the interpreter. One thread runs what is
+  queued, for LOT_S, and then tells the gateway of all of it and wakes the next thread if there is more. A call that
+  will take long says so before it begins (`make_way`), and none is kept behind it.
 - Threads are daemons and are joined for a bounded time: an engine that hangs must not hold the exit.
 
 Single operations on a deque are atomic in CPython; nothing here needs two of them to be.
@@ -23,12 +26,15 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from wd_trio import errors, telemetry
 
 Outcome: TypeAlias = tuple[object, BaseException | None]
 Group: TypeAlias = Callable[[Sequence[Callable[[], object]]], Sequence[Outcome]]
+
+LOT_S: Final = 0.001
+"""How long a thread of a brief lane works before it tells of what it has done."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,13 +43,15 @@ class LaneOptions:
 
     `group` runs many calls as one unit of the engine: it returns their outcomes in order, of all of them or of
     the first ones (at least one); the others are handed over again. `abandon`: a cancelled caller may leave a
-    call that has begun. `queue`: calls that may wait; `wait_s`: how long each may.
+    call that has begun. `brief`: most calls take a fraction of a millisecond, and those that do not call `make_way`.
+    `queue`: calls that may wait; `wait_s`: how long each may.
     """
 
     name: str
     threads: int = 1
     group: Group | None = None
     abandon: bool = False
+    brief: bool = False
     queue: int = 1000
     wait_s: float = 2.0
 
@@ -156,7 +164,7 @@ class Lane:
         self._idle: deque[threading.Lock] = deque()
         self._closing = False
         self._finished_one = finished_one
-        serve = self._serve if options.group is None else self._serve_groups
+        serve = self._serve_groups if options.group else self._serve_briefly if options.brief else self._serve
         self._threads = [
             threading.Thread(target=serve, name=f"{options.name}-{number}", daemon=True)
             for number in range(options.threads)
@@ -173,9 +181,9 @@ class Lane:
         """Crossings that have not begun, about."""
         return len(self.queue) + len(self._in_hand)
 
-    def put(self, crossing: Crossing) -> None:
-        self.queue.append(crossing)
-        if self._idle:
+    def rouse(self) -> None:
+        """Have a thread look at the queue; due after something was appended, and once for all that was."""
+        if self.queue and self._idle:
             self._wake_one()
 
     def withdraw(self, crossing: Crossing) -> bool:
@@ -233,6 +241,36 @@ class Lane:
                 self._finished_one()
             del crossing  # an idle thread must not keep the last call's result alive
 
+    def _serve_briefly(self) -> None:
+        _thread.brief_lane = self
+        gate = threading.Lock()
+        gate.acquire()
+        lot_ends = 0.0
+        while True:
+            try:
+                crossing = self.queue.popleft()
+            except IndexError:
+                self.make_way()
+                lot_ends = 0.0
+                if self._closing:
+                    return
+                self._sleep(gate)
+                continue
+            if crossing.run():
+                self.finished.append(crossing)
+                if not lot_ends:
+                    lot_ends = crossing.begun_at + LOT_S
+                elif crossing.ended_at >= lot_ends:
+                    self.make_way()
+                    lot_ends = 0.0
+            del crossing
+
+    def make_way(self) -> None:
+        """Let nothing wait for this thread: neither what is done nor what is queued."""
+        if self.finished:
+            self._finished_one()
+        self.rouse()
+
     def _serve_groups(self) -> None:
         gate = threading.Lock()
         gate.acquire()
@@ -268,7 +306,9 @@ class Lane:
         for crossing, (value, error) in zip(batch, outcomes, strict=False):
             if crossing.begun or crossing.claim():
                 crossing.round_trips = _sum(crossing.round_trips, shared)
-                self._end(crossing, value, error)
+                crossing.end(value, error)
+                self.finished.append(crossing)
+        self._finished_one()  # once for all: the first one told of would have the loop in the others' way
 
     def _end(self, crossing: Crossing, value: object, error: BaseException | None) -> None:
         crossing.end(value, error)
@@ -298,6 +338,21 @@ class Lane:
         # Absent when a thread took it meanwhile; that thread sees the claim and lets it be.
         with suppress(ValueError):
             self.queue.remove(crossing)
+
+
+class _Thread(threading.local):
+    brief_lane: Lane | None = None
+
+
+_thread: Final = _Thread()
+
+
+def make_way() -> None:
+    """The call that this thread is in will take long from here on. For adapters whose lanes are brief; elsewhere it
+    does nothing."""
+    lane = _thread.brief_lane
+    if lane is not None:
+        lane.make_way()
 
 
 def _sum(own: dict[str, int], shared: dict[str, int]) -> dict[str, int]:

@@ -17,8 +17,8 @@ MAX_LEVELS: Final = 32
 
 
 def fold_inbox(name: str) -> str:
-    """The name with a first level INBOX, however it is written, in capitals."""
-    if name[:5].upper() == INBOX and name[5:6] in ("", SEPARATOR):
+    """The name with a first level INBOX, however it is written in ASCII, in capitals."""
+    if name[:5].isascii() and name[:5].upper() == INBOX and name[5:6] in ("", SEPARATOR):
         return INBOX + name[5:]
     return name
 

@@ -184,6 +184,7 @@ def _compose(
         documents=documents,
         store=store,
         hasher=hasher,
+        hub=hub,
         options=UserOptions(default_quota_bytes=config.limits.quota_bytes),
     )
     auth = Auth(

@@ -54,7 +54,7 @@ async def open_embedded(url: str, *, hub: socket.socket | None) -> AsyncIterator
             sessions=SqliteSessions(state),
             lanes=(
                 LaneOptions(name="store.write", group=database.group),
-                LaneOptions(name="store.read", threads=READERS, abandon=True),
+                LaneOptions(name="store.read", threads=READERS, abandon=True, brief=True),
                 LaneOptions(name="state.write", group=state.group),
                 LaneOptions(name="state.read", abandon=True),
             ),

@@ -5,6 +5,10 @@ waits out the idle time and stops it again, and sends head, body and the end of 
 a deadline that moves, and what belongs to one answer leaves together: the head waits for the first bytes of its body,
 which ASGI has come before anything is sent. HTTP/2 is left out: a server need not heed an Upgrade (RFC 9110 §7.8).
 
+An answer may go out before its request came whole (a body that is too long, or not wanted). Then our side of the
+connection ends, and what still comes is dropped for LINGER_S at most: a connection closed with octets unread is reset,
+which can cost the client the answer (RFC 9112 §9.6).
+
 Leaving: connections that are idle close at once, others after the answer that is under way; what is left when the
 grace is over is cancelled. Sends are shielded, as hypercorn's are: the kernel bounds them (ops/http.py).
 """
@@ -12,10 +16,13 @@ grace is over is cancelled. Sends are shielded, as hypercorn's are: the kernel b
 from __future__ import annotations
 
 import math
+import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
-from typing import Any, cast
+from typing import Any, Final, cast
 
+import h11
 import structlog
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
@@ -31,6 +38,9 @@ from hypercorn.typing import AppWrapper, ASGIFramework, ConnectionState
 from hypercorn.utils import parse_socket_addr
 
 log = structlog.get_logger()
+
+LINGER_S: Final = 5.0
+READ_BYTES: Final = 65_536
 
 
 class Protocol(H11Protocol):
@@ -74,6 +84,7 @@ class Connection(TCPServer):
     ) -> None:
         super().__init__(app, config, context, {}, cast(Any, stream))
         self._reading = trio.CancelScope()
+        self._ended = False  # no more is to be said here
 
     def leave(self) -> None:
         """Close now if no request is under way; else hypercorn does after its answer."""
@@ -107,12 +118,41 @@ class Connection(TCPServer):
             await self._close()
 
     async def protocol_send(self, event: Event) -> None:
-        if not isinstance(event, Updated):
+        if isinstance(event, Closed):
+            self._end()  # nothing is awaited: who says so may be cancelled
+        elif not isinstance(event, Updated):
             await super().protocol_send(event)
         elif event.idle:
             self._be_idle()
         else:
             self._reading.deadline = math.inf
+
+    def _end(self) -> None:
+        """Say no more, and read no more; but let a client that still sends its request hear the answer."""
+        self._ended = True
+        if self.protocol.connection.their_state is h11.SEND_BODY:  # type: ignore[attr-defined]  # as in `run`
+            self._shut()
+            self._reading.deadline = trio.current_time() + LINGER_S
+        else:
+            self._reading.cancel()
+
+    async def _read_data(self) -> None:
+        data: bytes | bytearray | None = None
+        while data != b"":
+            try:
+                data = await self.stream.receive_some(READ_BYTES)
+            except (trio.ClosedResourceError, trio.BrokenResourceError):
+                return
+            if not self._ended:
+                await self.protocol.handle(RawData(bytes(data)))
+
+    async def _close(self) -> None:
+        self._shut()
+        await self.stream.aclose()
+
+    def _shut(self) -> None:
+        with suppress(OSError):  # the client may be gone already
+            self.stream.socket.shutdown(socket.SHUT_WR)
 
     def _be_idle(self) -> None:
         self._reading.deadline = trio.current_time() + self.config.keep_alive_timeout

@@ -1,10 +1,11 @@
 """The janitor: upkeep that one process does for all.
 
 Whoever holds the leader's lock checkpoints the database every few seconds, ends sessions that nobody vouches for and
-removes what was in deleted mailboxes; every few minutes, and at once when it begins to lead, it repairs the tracking records that killed processes left
-behind; every hour it removes blobs that nothing refers to and journal entries that nobody needs. Each
-worker keeps trying to lead, so that the next one takes over when the leader dies. Upkeep runs in a lane of its own: a
-slow checkpoint holds up nothing else. An engine in trouble is logged and tried again; nothing here is urgent.
+removes what was in deleted mailboxes; every few minutes, and at once when it begins to lead, it repairs the tracking
+records that killed processes left behind; every hour it removes blobs that nothing refers to and journal entries that
+nobody needs. Each worker keeps trying to lead, so that the next one takes over when the leader dies. Checkpoints run in
+a lane of their own: a slow one holds up nothing else. An engine in trouble is logged and tried again; nothing here is
+urgent.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ class Janitor:
         """Remove what was in deleted mailboxes, in small steps that let others write in between, for a while."""
         run, store = self._services.gateway.run, self._services.store
         ends = trio.current_time() + SWEEP_S
-        while trio.current_time() < ends and await run(store.sweep_deleted, limit=SWEPT_A_STEP):
+        while trio.current_time() < ends:
+            if not await run(store.sweep_deleted, limit=SWEPT_A_STEP):
+                return
             await trio.sleep(STEP_PAUSE_S)
 
     async def collect(self) -> None:

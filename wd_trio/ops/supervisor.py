@@ -292,12 +292,13 @@ def _keep_what_is_bound(new: Config, old: Config) -> Config:
     kept = replace(
         new,
         store=old.store,
+        redis=old.redis,
         imap=replace(new.imap, listen=old.imap.listen),
         pop3=replace(new.pop3, listen=old.pop3.listen),
         lmtp=replace(new.lmtp, listen=old.lmtp.listen),
         api=replace(new.api, listen=old.api.listen),
     )
-    for section in ("store", "imap", "pop3", "lmtp", "api"):
+    for section in ("store", "redis", "imap", "pop3", "lmtp", "api"):
         if getattr(kept, section) != getattr(new, section):
             log.warning("takes a restart to change", section=section)
     return kept

@@ -125,6 +125,7 @@ class Worker:
                     status = await self._cannot_start(str(error))
                     outer.cancel_scope.cancel()
                     return status
+                await _bury_first(services, boot.dead)
                 self._end_streams = services.updates.end_all
                 health = self._health = Health(gateway=services.gateway, pings=services.engine.pings)
                 app = create_app(
@@ -337,6 +338,16 @@ class Worker:
         parts.append(message.text)
         if message.last:
             done.set()
+
+
+async def _bury_first(services: Services, dead: Sequence[str]) -> None:
+    """End what dead workers held before anything is served. Where that cannot be done now, it does not keep this
+    worker from serving: when it is ready the supervisor names them all again."""
+    try:
+        for owner in dead:
+            await services.bury(owner)
+    except Unavailable as error:
+        log.warning("dead workers' sessions not ended yet", owners=len(dead), error=str(error))
 
 
 def _exit_after(seconds: float, status: int) -> None:

@@ -61,7 +61,7 @@ class MailStore(Blobs, Protocol):
 
     def delete_mailbox(self, user_id: str, path: str) -> str:
         """Remove a mailbox with its messages, not its children; its id. The name stays subscribed. NotFound;
-        Denied for INBOX."""
+        Denied for INBOX. However large, it is gone at once; `sweep_deleted` makes room of what was in it."""
         ...
 
     def rename_mailbox(self, user_id: str, source: str, target: str) -> list[str]:
@@ -142,8 +142,9 @@ class MailStore(Blobs, Protocol):
         same keeps its modseq; where none changed the mailbox's modseq stays too."""
         ...
 
-    def expunge(self, mailbox_id: str, uids: UidSet | None = None) -> Expunged:
-        """Remove the messages marked \\Deleted (among `uids` when given); one modseq for all, journal kept."""
+    def expunge(self, mailbox_id: str, uids: UidSet | None = None, *, marked_only: bool = True) -> Expunged:
+        """Remove the messages marked \\Deleted, or marked or not (among `uids` when given); one modseq for all,
+        journal kept."""
         ...
 
     def copy(
@@ -174,6 +175,11 @@ class MailStore(Blobs, Protocol):
         """Forget expunges that long ago, in at most `limit` mailboxes; how many mailboxes were trimmed."""
         ...
 
+    def sweep_deleted(self, *, limit: int) -> int:
+        """Remove for good what was in deleted mailboxes, some `limit` messages and other entries of it; how many
+        they were, 0 when nothing is left. Whatever was cut short, the next call goes on with it."""
+        ...
+
     def usage(self, user_id: str) -> Usage: ...
 
     def recount(self, user_id: str) -> Usage:
@@ -181,7 +187,8 @@ class MailStore(Blobs, Protocol):
         ...
 
     def delete_user_mail(self, user_id: str) -> int:
-        """Remove every mailbox and message of a user; how many messages there were. Idempotent."""
+        """Remove every mailbox and message of a user, as `delete_mailbox` does; how many messages there were.
+        Idempotent."""
         ...
 
     def ping(self) -> None:

@@ -2,7 +2,7 @@
 
 The caller names a user, a mailbox by id, and uids as it knows them; those that are not there are passed over. Every
 step is a bounded slice and a transaction of its own, so a mailbox of any size can be emptied without holding anybody
-up; who stops half-way has changed a part. Deleting is marking \\Deleted, then expunging exactly these.
+up; who stops half-way has changed a part. Deleting removes exactly these, marked \\Deleted or not.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from wd_trio.errors import NotFound
-from wd_trio.mail.model import DELETED, Appended, FlagChange, Mailbox
-from wd_trio.mail.numset import SequenceSet, UidSet
+from wd_trio.mail.model import Appended, FlagChange, Mailbox
+from wd_trio.mail.numset import MAX_UID, SequenceSet, UidSet
 from wd_trio.service.mailboxes import Mailboxes
 from wd_trio.service.messages import Messages, Place
 from wd_trio.service.reading import Reading
@@ -50,17 +50,12 @@ class Changing:
         self._messages = messages
         self._users = users
 
-    async def living(self, user_id: str, mailbox_id: str, chosen: SequenceSet) -> UidSet:
-        """The messages of a mailbox that a caller names by uid; "*" is the newest."""
-        _, uids = await self._open(user_id, mailbox_id)
-        return chosen.resolve(uids.last) & uids
-
-    async def change(self, user_id: str, mailbox_id: str, uids: UidSet, wanted: Wanted) -> Outcome:
-        """Do what is wanted with the messages among `uids`, flags first."""
+    async def change(self, user_id: str, mailbox_id: str, chosen: SequenceSet, wanted: Wanted) -> Outcome:
+        """Do what is wanted with the chosen messages, flags first; "*" is the newest."""
         target: Mailbox | None = None
         if wanted.move_to is not None:
             target = await self._reading.mailbox(user_id, wanted.move_to)
-        await self._reading.mailbox(user_id, mailbox_id)
+        uids = await self._uids(user_id, mailbox_id, chosen)
         place = Place(user_id, mailbox_id)
         outcome = Outcome()
         for change in (wanted.replace, wanted.remove, wanted.add):
@@ -71,6 +66,16 @@ class Changing:
         if target is not None:
             outcome.updated = await self._move(place, uids, target, outcome)
         return outcome
+
+    async def _uids(self, user_id: str, mailbox_id: str, chosen: SequenceSet) -> UidSet:
+        """Uids among which the chosen messages are: no more than a slice, or only those that are there."""
+        if not any(0 in pair for pair in chosen.items):
+            named = chosen.resolve(MAX_UID)
+            if len(named) <= SLICE_ROWS:
+                await self._reading.mailbox(user_id, mailbox_id)
+                return named
+        _, uids = await self._open(user_id, mailbox_id)
+        return chosen.resolve(uids.last) & uids
 
     async def _move(self, place: Place, uids: UidSet, target: Mailbox, outcome: Outcome) -> int:
         for some in uids.pages(SLICE_ROWS):
@@ -91,9 +96,7 @@ class Changing:
     async def _delete(self, place: Place, uids: UidSet) -> int:
         count = 0
         for some in uids.pages(SLICE_ROWS):
-            async for _ in self._messages.store_flags(place, some, FlagChange("add", DELETED)):
-                pass
-            async for gone in self._messages.expunge(place, some):
+            async for gone in self._messages.expunge(place, some, marked_only=False):
                 count += len(gone.uids)
         return count
 

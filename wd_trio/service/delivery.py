@@ -28,9 +28,10 @@ from wd_trio.ports.gateway import Gateway, writes
 from wd_trio.ports.mail import MailStore
 from wd_trio.service.changes import ChangeHub
 from wd_trio.service.intake import Intake, Scanned
+from wd_trio.service.recipients import Recipient
 from wd_trio.service.spool import MEMORY_BYTES, Spool
 from wd_trio.service.trace import Trace, trace_headers
-from wd_trio.service.users import Recipient, Users
+from wd_trio.service.users import Users
 
 APPENDS_AT_ONCE: Final = 100
 

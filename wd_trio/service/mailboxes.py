@@ -2,22 +2,25 @@
 
 Names are Unicode, "/" between levels, normalised to NFC. A change of the list is hinted to the user's other
 sessions; sessions that look at a mailbox whose messages left it are made to ask the store, which tells them.
+What takes several steps of the store takes them in one crossing. Where the engine has no transaction around them, a
+fault between two leaves the first ones done.
 """
 
 from __future__ import annotations
 
 import builtins
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from wd_trio.errors import Denied, Invalid, Limited
+from wd_trio.errors import Denied, Invalid, Limited, NotFound
 from wd_trio.mail import names
 from wd_trio.mail.model import DEFAULT_MAILBOXES, SEPARATOR, Mailbox, MailboxSpec, Opened, Usage
 from wd_trio.mail.names import INBOX, canonical
 from wd_trio.mail.numset import UidSet
 from wd_trio.ports.bus import Hint
-from wd_trio.ports.gateway import Gateway
+from wd_trio.ports.gateway import Gateway, reads, writes
 from wd_trio.ports.mail import MailStore
 from wd_trio.service.changes import ChangeHub
 
@@ -41,7 +44,8 @@ class _Known:
 
 
 class Mailboxes:
-    """Use cases on mailboxes; each is one crossing of the gateway unless it says more."""
+    """Use cases on mailboxes; each is one crossing of the gateway unless it says more. Those that name a mailbox by
+    id find only the user's own."""
 
     def __init__(
         self, *, gateway: Gateway, store: MailStore, hub: ChangeHub, options: MailboxOptions | None = None
@@ -62,17 +66,23 @@ class Mailboxes:
         """NotFound when there is none of that path."""
         return await self._gateway.run(self._store.find_mailbox, user_id, canonical(path))
 
-    async def create(self, user_id: str, path: str, *, special_use: str = "") -> Mailbox:
-        """Make a mailbox (two crossings). Invalid for a bad name or special use, Conflict when it exists,
-        Limited when the user has too many."""
+    async def create(
+        self,
+        user_id: str,
+        path: str,
+        *,
+        special_use: str = "",
+        subscribed: bool = False,
+        require: Callable[[str], None] | None = None,
+    ) -> Mailbox:
+        """Make a mailbox, and subscribe its name where that is asked for. `require` is called, in the engine's
+        thread, with a user of whom nothing is there yet, and raises when there shall be nothing. Invalid for a bad
+        name or special use, Conflict when it exists, Limited when the user has too many."""
         name = names.checked(path)
         if special_use and special_use not in SPECIAL_USES:
             raise Invalid("not a special use that can be given", what="special use")
-        if len(await self.list(user_id)) >= MAX_MAILBOXES:
-            raise Limited("too many mailboxes", what="mailboxes")
-        made = await self._gateway.run(
-            self._store.create_mailbox, user_id, MailboxSpec(name, special_use, subscribed=False)
-        )
+        spec = MailboxSpec(name, special_use, subscribed=subscribed)
+        made = await self._gateway.run(_create, self._store, user_id, spec, require)
         self._hub.publish(Hint("folders", user_id))
         return made
 
@@ -82,26 +92,42 @@ class Mailboxes:
         if path == INBOX:
             raise Denied("INBOX stays", what="mailbox")
         mailbox_id = await self._gateway.run(self._store.delete_mailbox, user_id, path)
-        self._hub.publish(Hint("mailbox", user_id, mailbox_id))
-        self._hub.publish(Hint("folders", user_id))
+        self._tell(user_id, [mailbox_id])
+
+    async def remove(self, user_id: str, mailbox_id: str) -> None:
+        """As `delete`, by id; its name is no longer subscribed."""
+        await self._gateway.run(_remove, self._store, user_id, mailbox_id)
+        self._tell(user_id, [mailbox_id])
 
     async def rename(self, user_id: str, source: str, target: str) -> None:
         """Rename a mailbox with its children; INBOX gives its messages to a new mailbox and stays.
         Invalid for a bad name or a target within the source, Conflict when a name is taken, NotFound."""
         source, name = canonical(source), names.checked(target)
-        if name.startswith(source + SEPARATOR) and source != INBOX:
-            raise Invalid("a mailbox cannot move into itself", what="name")
-        for mailbox_id in await self._gateway.run(self._store.rename_mailbox, user_id, source, name):
+        if source != INBOX:
+            _require_outside(source, name)
+        self._tell(user_id, await self._gateway.run(self._store.rename_mailbox, user_id, source, name))
+
+    async def change(
+        self, user_id: str, mailbox_id: str, *, path: str | None = None, subscribed: bool | None = None
+    ) -> None:
+        """Rename a mailbox with its children, but never INBOX (Denied), and note whether it is subscribed; None
+        leaves it as it is: what was subscribed stays so under its new name. Errors of `rename` and `subscribe`."""
+        name = None if path is None else names.checked(path)
+        renamed = await self._gateway.run(_change, self._store, user_id, mailbox_id, name, subscribed)
+        if renamed:
+            self._tell(user_id, renamed)
+
+    def _tell(self, user_id: str, mailbox_ids: builtins.list[str]) -> None:
+        """These mailboxes are gone or have new names."""
+        for mailbox_id in mailbox_ids:
             self._hub.publish(Hint("mailbox", user_id, mailbox_id))
         self._hub.publish(Hint("folders", user_id))
 
     async def subscribe(self, user_id: str, path: str, *, subscribed: bool) -> None:
         """Note whether a name is subscribed; there need not be a mailbox of that name. Invalid for a bad name,
-        Limited for one too many (two crossings to subscribe)."""
+        Limited for one too many."""
         name = names.checked(path) if subscribed else canonical(path)
-        if subscribed and len(await self.subscriptions(user_id)) >= MAX_MAILBOXES:
-            raise Limited("too many subscriptions", what="subscriptions")
-        await self._gateway.run(self._store.subscribe, user_id, name, subscribed=subscribed)
+        await self._gateway.run(_subscribe, self._store, user_id, name, subscribed=subscribed)
 
     async def subscriptions(self, user_id: str) -> builtins.list[str]:
         """The subscribed names, mailboxes or not."""
@@ -140,3 +166,78 @@ class Mailboxes:
         while self._weight > self._options.uid_cache_bytes:
             _, dropped = self._known.popitem(last=False)
             self._weight -= dropped.weight
+
+
+# What runs in the engine's threads: each is one crossing
+
+
+@reads("store")
+def owned(store: MailStore, user_id: str, mailbox_id: str) -> Mailbox:
+    """A mailbox of this very user. NotFound (what="mailbox")."""
+    found = store.get_mailbox(mailbox_id)
+    if found.user_id != user_id:
+        raise NotFound(f"user {user_id} has no mailbox {mailbox_id}", what="mailbox")
+    return found
+
+
+@writes("store")
+def _create(
+    store: MailStore, user_id: str, spec: MailboxSpec, require: Callable[[str], None] | None
+) -> Mailbox:
+    here = store.list_mailboxes(user_id)
+    if not here:  # mailboxes go with their user: where there are some, there is the user
+        if require is not None:
+            require(user_id)
+        here = store.ensure_mailboxes(user_id, DEFAULT_MAILBOXES)
+    if len(here) >= MAX_MAILBOXES:
+        raise Limited("too many mailboxes", what="mailboxes")
+    if spec.subscribed:
+        _require_subscribable(store, user_id)
+    return store.create_mailbox(user_id, spec)
+
+
+@writes("store")
+def _remove(store: MailStore, user_id: str, mailbox_id: str) -> None:
+    path = owned(store, user_id, mailbox_id).path
+    store.delete_mailbox(user_id, path)
+    store.subscribe(user_id, path, subscribed=False)
+
+
+@writes("store")
+def _change(
+    store: MailStore, user_id: str, mailbox_id: str, name: str | None, subscribed: bool | None
+) -> list[str]:
+    """The ids of the mailboxes that were renamed, if any."""
+    mailbox = owned(store, user_id, mailbox_id)
+    path, renamed = mailbox.path, list[str]()
+    if subscribed and not mailbox.subscribed:
+        _require_subscribable(store, user_id)
+    if name is not None and name != path:
+        if path == INBOX:
+            raise Denied("INBOX stays", what="mailbox")
+        _require_outside(path, name)
+        renamed = store.rename_mailbox(user_id, path, name)
+        if mailbox.subscribed:  # subscriptions are names
+            store.subscribe(user_id, path, subscribed=False)
+            subscribed = subscribed is not False
+        path = name
+    if subscribed is not None:
+        store.subscribe(user_id, path, subscribed=subscribed)
+    return renamed
+
+
+@writes("store")
+def _subscribe(store: MailStore, user_id: str, name: str, *, subscribed: bool) -> None:
+    if subscribed:
+        _require_subscribable(store, user_id)
+    store.subscribe(user_id, name, subscribed=subscribed)
+
+
+def _require_outside(source: str, name: str) -> None:
+    if name.startswith(source + SEPARATOR):
+        raise Invalid("a mailbox cannot move into itself", what="name")
+
+
+def _require_subscribable(store: MailStore, user_id: str) -> None:
+    if len(store.subscriptions(user_id)) >= MAX_MAILBOXES:
+        raise Limited("too many subscriptions", what="subscriptions")

@@ -7,7 +7,7 @@
 - `state` is what another worker needs to go on: the view's four integers (mail/view.py) and the marks, as uid
   ranges: a uid between two neighbours is no living message's, so a run of numbers is one range. The session writes
   it to its record, once for many marks, before it tells of them; what could not be written is taken back.
-- `apply` is QUIT: marked messages get \\Deleted and are expunged, exactly these, some at a time; then those that were
+- `apply` is QUIT: exactly the marked messages are removed, whatever their flags, some at a time; then those that were
   retrieved get \\Seen in one write. Retrieving alone writes nothing, and a session without QUIT changes nothing.
 """
 
@@ -21,7 +21,7 @@ import structlog
 import trio
 
 from wd_trio.errors import Conflict, Unavailable, WdError
-from wd_trio.mail.model import DELETED, SEEN, Columns, FlagChange, Mailbox, MessageRow
+from wd_trio.mail.model import SEEN, Columns, FlagChange, Mailbox, MessageRow
 from wd_trio.mail.names import INBOX
 from wd_trio.mail.numset import EMPTY, UidSet
 from wd_trio.mail.rope import Rope
@@ -164,9 +164,7 @@ class Maildrop:
         self._marks = self._saved = EMPTY
         self._count()
         for some in doomed.pages(UPDATE_ROWS):
-            async for _ in self._messages.store_flags(self._place, some, FlagChange("add", DELETED)):
-                pass
-            async for _ in self._messages.expunge(self._place, some):
+            async for _ in self._messages.expunge(self._place, some, marked_only=False):
                 pass
         try:
             async for _ in self._messages.store_flags(self._place, seen, FlagChange("add", SEEN)):

@@ -158,15 +158,18 @@ class Messages:
 
         return Steps(next_page)
 
-    def expunge(self, place: Place, uids: UidSet) -> Steps[Expunged]:
-        """Remove what is marked \\Deleted among `uids`, a bounded slice and a transaction at a time."""
+    def expunge(self, place: Place, uids: UidSet, *, marked_only: bool = True) -> Steps[Expunged]:
+        """Remove what is marked \\Deleted among `uids`, or all of them, a bounded slice and a transaction at a
+        time."""
         pages = uids.pages(self._options.expunge_rows)
 
         async def next_page() -> Expunged | None:
             page = next(pages, None)
             if page is None:
                 return None
-            gone = await self._gateway.run(self._store.expunge, place.mailbox_id, page)
+            gone = await self._gateway.run(
+                self._store.expunge, place.mailbox_id, page, marked_only=marked_only
+            )
             self._hint_gone(place, gone)
             return gone
 

@@ -19,6 +19,7 @@ from wd_trio.mail.rope import Rope
 from wd_trio.mail.transfer import Feed, decoder
 from wd_trio.ports.gateway import Gateway
 from wd_trio.ports.mail import MailStore
+from wd_trio.service.mailboxes import owned
 from wd_trio.service.messages import Messages
 from wd_trio.service.steps import Steps
 
@@ -40,10 +41,7 @@ class Reading:
 
     async def mailbox(self, user_id: str, mailbox_id: str) -> Mailbox:
         """A mailbox of this very user."""
-        found = await self._gateway.run(self._store.get_mailbox, mailbox_id)
-        if found.user_id != user_id:
-            raise NotFound(f"user {user_id} has no mailbox {mailbox_id}", what="mailbox")
-        return found
+        return await self._gateway.run(owned, self._store, user_id, mailbox_id)
 
     async def page(
         self,

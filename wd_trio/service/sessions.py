@@ -187,9 +187,13 @@ class Sessions:
             user_agent=clean_user_agent(user_agent),
             secure=peer.secure,
         )
-        taken = await self._gateway.run(
-            self._store.put, document, most=self._options.connections_per_user, lease_s=LEASE_S
-        )
+        try:
+            taken = await self._gateway.run(
+                self._store.put, document, most=self._options.connections_per_user, lease_s=LEASE_S
+            )
+        except Unavailable:  # it may have been put for all that, and would take the place for an hour
+            self._unended.add(document.id)
+            raise
         if not taken:
             raise Limited("every connection of this user is taken", what="connections")
         session = self._open[document.id] = Session(document, kick, self._options.clock)
@@ -238,11 +242,13 @@ class Sessions:
 
     async def kill(self, user_id: str, session_ids: Sequence[str] | None = None) -> list[str]:
         """End sessions of a user, all of them or those of these ids, wherever their connections are; the ids of
-        those that were live. Their workers close them soon after, or have done so before this returns."""
+        those that were live. Their workers close them soon after, or have done so before this returns. Whoever follows
+        the user without a session hears of it when all are to end, and only then if there is none."""
         live = [document.id for document in await self.of_user(user_id)]
         wanted = live if session_ids is None else [id_ for id_ in live if id_ in session_ids]
         if wanted:
             await self._gateway.run(self._store.doom, wanted)
+        if wanted or session_ids is None:
             self._hub.publish(Hint(KILL, user_id))
         return wanted
 

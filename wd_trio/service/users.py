@@ -8,6 +8,7 @@ A username that is an address is always among its user's addresses: log-in accep
 nobody else can take it. Looking somebody up is one crossing, whatever it takes inside.
 
 Quotas: None means the default, 0 means no limit; a `Recipient` carries the limit that counts, None for no limit.
+Recipients are remembered for a while (recipients.py); so whatever changes a user says so, once it may have happened.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
+import trio
+
 from wd_trio import errors
 from wd_trio.mail.address import detail, normalise
 from wd_trio.mail.model import DEFAULT_MAILBOXES
+from wd_trio.ports.bus import Hint
 from wd_trio.ports.documents import (
     Collection,
     Delete,
@@ -35,7 +39,9 @@ from wd_trio.ports.gateway import Gateway, reads, writes
 from wd_trio.ports.ids import new_id
 from wd_trio.ports.mail import MailStore
 from wd_trio.secret import Secret
+from wd_trio.service.changes import ChangeHub
 from wd_trio.service.credentials import Hasher, is_plausible
+from wd_trio.service.recipients import KnownRecipients, Recipient
 
 USERS: Final = Collection("users", (Index("username", unique=True),))
 ADDRESSES: Final = Collection("addresses", (Index("address", unique=True), Index("user")))
@@ -108,16 +114,6 @@ class Address:
     created: int
 
 
-@dataclass(frozen=True, slots=True)
-class Recipient:
-    """Whom an address means. `address` is the stored one; `quota_bytes` the limit that counts, None for none."""
-
-    user_id: str
-    username: str
-    address: str
-    quota_bytes: int | None
-
-
 class Users:
     """Use cases on users. All raise Unavailable with the engine; changes raise NotFound for unknown users."""
 
@@ -128,12 +124,16 @@ class Users:
         documents: Documents,
         store: MailStore,
         hasher: Hasher,
+        hub: ChangeHub | None = None,
         options: UserOptions | None = None,
     ) -> None:
+        """Without a hub nobody hears of changes, and no recipient is remembered."""
         self._gateway = gateway
         self._documents = documents
         self._store = store
         self._hasher = hasher
+        self._hub = hub
+        self._known = KnownRecipients(hub)
         self._options = options or UserOptions()
 
     async def create(
@@ -226,7 +226,7 @@ class Users:
             versions = {"authVersion": document.data.get("authVersion", 1) + 1}
             return [user_update(document, **news, password=password_hash, **versions)]
 
-        await self._gateway.run(change_user, self._documents, user_id, plan)
+        await self._change(user_id, plan)
 
     async def replace_hash(self, user: User, password_hash: str) -> bool:
         """Store a hash of the same password instead of the user's; False, and nothing done, when the password
@@ -263,7 +263,7 @@ class Users:
             ]
 
         try:
-            await self._gateway.run(change_user, self._documents, user_id, plan)
+            await self._change(user_id, plan)
         except errors.NotFound:
             await self._gateway.run(self._store.delete_user_mail, user_id)
             raise
@@ -284,7 +284,7 @@ class Users:
                 Insert(ADDRESSES, added.id, _address_data(user_id, normal, added.created)),
             ]
 
-        await self._gateway.run(change_user, self._documents, user_id, plan)
+        await self._change(user_id, plan)
         return added
 
     async def addresses(self, user_id: str) -> list[Address]:
@@ -301,14 +301,20 @@ class Users:
         found = await self._gateway.run(self._documents.find, ADDRESSES, "address", normal, limit=1)
         if not found:
             raise errors.NotFound(f"no address {normal}", what="address")
-        stored = found[0]
+        await self.delete_address_of(found[0].data["user"], found[0].id)
+
+    async def delete_address_of(self, user_id: str, address_id: str) -> None:
+        """As `delete_address`, one of this very user by its id."""
 
         def plan(document: Document) -> Sequence[Operation]:
-            if normal in (document.data["address"], _reserved(document.data["username"])):
+            found = self._documents.get(ADDRESSES, address_id)
+            if found is None or found.data["user"] != user_id:
+                raise errors.NotFound(f"no address {address_id} of {user_id}", what="address")
+            if found.data["address"] in (document.data["address"], _reserved(document.data["username"])):
                 raise errors.Denied("the main address and the username's stay", what="address")
-            return [user_update(document), Delete(ADDRESSES, stored.id)]
+            return [user_update(document), Delete(ADDRESSES, address_id)]
 
-        await self._gateway.run(change_user, self._documents, stored.data["user"], plan)
+        await self._change(user_id, plan)
 
     async def resolve(self, address: str) -> Recipient:
         """Whom mail to `address` reaches: its user, or that of the address without "+detail".
@@ -316,6 +322,11 @@ class Users:
         NotFound when there is none; Denied when the user is disabled; Invalid for what is no address.
         """
         normal = normalise(address)
+        known = self._known.get(normal)
+        if known is not None:
+            await trio.lowlevel.checkpoint()
+            return known
+        remember = self._known.looking_up()
         base = detail(normal)
         candidates = (normal,) if base == normal else (normal, base)
         found = await self._gateway.run(_find_recipient, self._documents, candidates)
@@ -325,7 +336,10 @@ class Users:
         user = user_of(document)
         if user.disabled:
             raise errors.Denied(f"{user.username} is disabled", what="user")
-        return Recipient(user.id, user.username, matched, self.quota_of(user))
+        recipient = Recipient(user.id, user.username, matched, self.quota_of(user))
+        if matched == normal:
+            remember(recipient, user.version)
+        return recipient
 
     def quota_of(self, user: User) -> int | None:
         """The limit that counts for a user in bytes; None for no limit."""
@@ -338,9 +352,15 @@ class Users:
         return await self._gateway.run(self._hasher.hash, password)
 
     async def _set(self, user_id: str, key: str, value: object) -> None:
-        await self._gateway.run(
-            change_user, self._documents, user_id, lambda document: [user_update(document, **{key: value})]
-        )
+        await self._change(user_id, lambda document: [user_update(document, **{key: value})])
+
+    async def _change(self, user_id: str, plan: Plan) -> None:
+        """Whatever becomes of it, everybody shall look again: a change whose outcome is not known may have come."""
+        try:
+            await self._gateway.run(change_user, self._documents, user_id, plan)
+        finally:
+            if self._hub is not None:
+                self._hub.publish(Hint("user", user_id))
 
 
 def checked_username(username: str) -> str:

@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -27,7 +28,7 @@ from wd_trio import errors
 from wd_trio.adapters.mongo_redis.faults import DUPLICATE_KEY
 from wd_trio.adapters.mongo_redis.indexes import BLOB_CHUNKS, BLOB_GARBAGE, BLOBS
 from wd_trio.adapters.mongo_redis.layout import MESSAGES
-from wd_trio.adapters.mongo_redis.mongo import BsonDocument, Mongo, MongoDatabase
+from wd_trio.adapters.mongo_redis.mongo import CALL_S, BsonDocument, Mongo, MongoDatabase, bounded
 from wd_trio.mail.model import BlobData
 from wd_trio.mail.rope import CHUNK_BYTES, chunk_bytes
 from wd_trio.ports.ids import new_id
@@ -38,6 +39,7 @@ _LAST_NUMBER: Final = 0xFFFFFFFF
 _KNOWN: Final = 20_000  # about 6 MB of what `_known` remembers
 _BATCH: Final = 100
 _LOOKED_AT: Final = 20  # batches of one collection at most
+_COLLECTING_S: Final = 2.0  # after which no other batch is begun
 
 
 class Known(NamedTuple):
@@ -205,15 +207,17 @@ class MongoBlobs:
 
     # -- collecting
 
+    @bounded(CALL_S)
     def collect(self, *, unused_for_s: int, limit: int) -> int:
         """Remove up to `limit` blobs that nothing refers to and that were last used that long ago; how many."""
+        ends = time.monotonic() + _COLLECTING_S
         oldest = self._mongo.now() - unused_for_s
         removed = 0
         with self._mongo.reading() as database:
             _sweep(database, oldest)
         for _ in range(_LOOKED_AT):
             batch = min(_BATCH, limit - removed)
-            if batch <= 0:
+            if batch <= 0 or time.monotonic() > ends:
                 break
             with self._mongo.reading() as database:
                 candidates = list(database[BLOBS].aggregate(_candidates(oldest, batch)))

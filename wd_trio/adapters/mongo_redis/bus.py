@@ -147,7 +147,7 @@ class RedisBus:
 
     # -- in the gateway's thread
 
-    @reads("state")  # who leaves need not wait: whether hints were sent or not, readers ask the store in the end
+    @reads("state")  # who leaves need not wait for it: a lost hint costs no more than time
     @steps
     def send(self, messages: Sequence[tuple[str, bytes]]) -> Steps[None]:
         """Publish payloads in their channels. Unavailable."""

@@ -169,6 +169,8 @@ def _run_one(documents: MongoCollection[BsonDocument], operation: Operation) -> 
         return
     present = documents.find_one(at, {"version": 1})
     _require_version(operation, None if present is None else present["version"])
+    if present is not None:  # as asked for, but only since: the write has met another document
+        raise errors.Conflict(f"{name} {operation.id} was made anew", what="version")
 
 
 def _run_together(

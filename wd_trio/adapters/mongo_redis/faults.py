@@ -28,8 +28,9 @@ from wd_trio import errors
 _log = structlog.get_logger("wd_trio.mongodb")
 
 DUPLICATE_KEY: Final = 11000
-_OVERSIZE: Final = frozenset({10334, 15, 17420})  # BSONObjectTooLarge, Overflow (nested too deep)
-_BUGS: Final = frozenset({2, 9, 14, 59, 72, 73})  # BadValue, FailedToParse, TypeMismatch, …
+_OVERSIZE: Final = frozenset({10334, 15, 17419, 17420})  # BSONObjectTooLarge, Overflow (nested too deep), …
+_BUGS: Final = frozenset({2, 9, 14, 59, 72, 73, 263})  # BadValue, …, OperationNotSupportedInTransaction
+_CLIENT_KILLED: Final = 46841
 _FIRST_PARSE_FAULT: Final = 15000  # above it, codes are numbered places that complain about a query
 
 
@@ -38,7 +39,9 @@ def is_bug(error: PyMongoError) -> bool:
     if isinstance(error, (InvalidOperation, ConfigurationError)):
         return True
     code = error.code if isinstance(error, OperationFailure) else None
-    return code is not None and (code in _BUGS or code > _FIRST_PARSE_FAULT)
+    if code is None or code in _OVERSIZE or code == _CLIENT_KILLED:
+        return False
+    return code in _BUGS or code > _FIRST_PARSE_FAULT
 
 
 def duplicate_field(error: PyMongoError) -> str | None:

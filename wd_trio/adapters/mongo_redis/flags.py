@@ -22,6 +22,7 @@ from wd_trio.adapters.mongo_redis.layout import (
     marks,
 )
 from wd_trio.adapters.mongo_redis.messages import with_keywords
+from wd_trio.adapters.mongo_redis.mongo import CALL_S, bounded
 from wd_trio.adapters.mongo_redis.shared import Shared
 from wd_trio.adapters.mongo_redis.work import Box, Guess, Unit
 from wd_trio.adapters.mongo_redis.writer import Change
@@ -36,6 +37,7 @@ _MANY: Final = 64  # changed messages of which the journal tells rather than the
 _SHARE: Final = 4  # learning a mailbox pays where at least one message in so many is wanted
 
 
+@bounded(CALL_S)
 def read(shared: Shared, mailbox_id: str, uids: UidSet) -> FlagRows:
     """The flags of the living messages among `uids`, at one moment; one round trip where the mailbox is known as it
     stands."""
@@ -81,6 +83,7 @@ def _picked(rows: FlagRows, uids: UidSet) -> FlagRows:
     )
 
 
+@bounded(CALL_S)
 def store(
     shared: Shared, mailbox_id: str, uids: UidSet, change: FlagChange, unchanged_since: int | None
 ) -> FlagsStored:

@@ -1,34 +1,29 @@
 """Whole mailboxes and whole messages on the move: DELETE, RENAME, COPY, MOVE; and the removal of what a user had.
 
 A copy is a copy of the document, email id and thread id included (RFC 8474). A move changes the document's mailbox
-and uid where it lies. A mailbox that is removed goes at once, in a transaction; its messages, however many, go
-afterwards, batch by batch, and a grave says so until they have. Whoever comes by, the janitor at the latest, finishes
-what was begun.
+and uid where it lies. A mailbox that is removed goes at once, in a transaction; graves.py sweeps up after it.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
-import structlog
-from pymongo import UpdateOne
+from pymongo import UpdateMany, UpdateOne
 
 from wd_trio import errors
-from wd_trio.adapters.mongo_redis import mailboxes
+from wd_trio.adapters.mongo_redis import graves, mailboxes
 from wd_trio.adapters.mongo_redis.layout import (
     BY_UID,
-    GRAVES,
     MAILBOXES,
     MESSAGES,
     SUBSCRIPTIONS,
-    VANISHED,
     Document,
     canonical_path,
 )
 from wd_trio.adapters.mongo_redis.messages import come_in, first_uid, go_out
+from wd_trio.adapters.mongo_redis.mongo import CALL_S, bounded
 from wd_trio.adapters.mongo_redis.shared import Shared, missing
 from wd_trio.adapters.mongo_redis.work import Box, Guess, Unit
 from wd_trio.adapters.mongo_redis.writer import Change
@@ -36,106 +31,50 @@ from wd_trio.mail.model import SEPARATOR, Appended, Copied, Expunged, FlagRow, M
 from wd_trio.mail.names import INBOX
 from wd_trio.mail.numset import EMPTY, MAX_UID, UidSet
 
-_log = structlog.get_logger("wd_trio.mongodb")
 _EVERY_UID: Final = UidSet([(1, MAX_UID)])
 _MOVED: Final = {"_id": 0, "uid": 1, "flags": 1, "keywords": 1, "size": 1}
 _COPIED_AT_ONCE: Final = 200  # documents, of about 3 KB and at most some 100 KB each
-_BURIED_AT_ONCE: Final = 1000
-_BURYING_S: Final = 1.0  # what a call spends on it; the janitor goes on
-GRAVES_AT_ONCE: Final = 20
 
 # -- DELETE
 
 
 def delete(shared: Shared, user_id: str, path: str) -> str:
-    """Remove a mailbox, its messages and its journal; its id. Denied for INBOX."""
+    """Take a mailbox away, with what is in it; its id. Denied for INBOX."""
     path = canonical_path(path)
 
-    def run(unit: Unit) -> Document:
+    def run(unit: Unit) -> str:
         unit.lock_structure()
         box = unit.box_at(path)
         if path == INBOX:
             raise errors.Denied("INBOX stays", what="mailbox")
-        _dig(unit, [box.id])
+        graves.dig(unit, [box.id])
         unit.account(-box.now["bytes"], -box.now["messages"])
         unit.collection(MAILBOXES).delete_one({"_id": box.id, "user": user_id}, session=unit.session)
         unit.leave(box)
-        return {"_id": box.id, "user": user_id}
+        return box.id
 
-    grave = shared.writer.do(user_id, Change(run=run, alone=True))
-    shared.disown(grave["_id"])
-    _bury_now(shared, [grave])
-    mailbox_id: str = grave["_id"]
+    mailbox_id = shared.writer.do(user_id, Change(run=run, alone=True))
+    shared.disown(mailbox_id)
     return mailbox_id
 
 
 def delete_all(shared: Shared, user_id: str) -> int:
-    """Remove a user's mailboxes with all that is in them, and the subscriptions; how many messages there were."""
+    """Take away a user's mailboxes with all that is in them, and the subscriptions; how many messages there were."""
 
-    def run(unit: Unit) -> int:
+    def run(unit: Unit) -> list[Document]:
         unit.lock_structure()
         here = mailboxes.documents_of(unit)
-        unit.writes += 1
         if here:
-            _dig(unit, [document["_id"] for document in here])
+            graves.dig(unit, [document["_id"] for document in here])
         for name in (MAILBOXES, SUBSCRIPTIONS):
             unit.collection(name).delete_many({"user": user_id}, session=unit.session)
         unit.forget_account()
-        return sum(document["messages"] for document in here)
+        return here
 
-    count = shared.writer.do(user_id, Change(run=run, alone=True))
-    with shared.mongo.reading() as database:
-        graves = list(database[GRAVES].find({"user": user_id}))
-    for grave in graves:
-        shared.disown(grave["_id"])
-    _bury_now(shared, graves)
-    return count
-
-
-def _dig(unit: Unit, mailbox_ids: Iterable[str]) -> None:
-    unit.collection(GRAVES).insert_many(
-        [{"_id": mailbox_id, "user": unit.user_id} for mailbox_id in mailbox_ids], session=unit.session
-    )
-
-
-def _bury_now(shared: Shared, graves: Iterable[Document]) -> None:
-    """Remove what lies in graves, as far as time and the engine let us: they stay until all is removed."""
-    ends = time.monotonic() + _BURYING_S
-    try:
-        for grave in graves:
-            _bury(shared, grave, ends)
-    except errors.Unavailable as error:
-        _log.warning("messages_left_for_the_janitor", error=str(error))
-
-
-def bury(shared: Shared) -> None:
-    """Go on with removals that were begun and cut short."""
-    ends = time.monotonic() + _BURYING_S
-    with shared.mongo.reading() as database:
-        graves = list(database[GRAVES].find().limit(GRAVES_AT_ONCE))
-    for grave in graves:
-        _bury(shared, grave, ends)
-
-
-def _bury(shared: Shared, grave: Document, ends: float) -> None:
-    of_mailbox = {"user": grave["user"], "mailbox": grave["_id"]}
-    while time.monotonic() < ends:
-        with shared.mongo.reading() as database:
-            found = list(
-                database[MESSAGES]
-                .find(of_mailbox, {"uid": 1, "blobs": 1}, hint=list(BY_UID))
-                .sort("uid", 1)
-                .limit(_BURIED_AT_ONCE)
-            )
-            if not found:
-                database[VANISHED].delete_many(of_mailbox)
-                database[GRAVES].delete_one({"_id": grave["_id"]})
-                return
-            shared.blobs.mark(digest for document in found for digest in document.get("blobs", ()))
-            # By number, not by name: of a mailbox that is gone, none comes between.
-            database[MESSAGES].delete_many(
-                of_mailbox | {"uid": {"$lte": found[-1]["uid"]}}, hint=list(BY_UID)
-            )
+    gone = shared.writer.do(user_id, Change(run=run, alone=True))
+    for document in gone:
+        shared.disown(document["_id"])
+    return sum(document["messages"] for document in gone)
 
 
 # -- RENAME
@@ -193,6 +132,7 @@ def _rename(unit: Unit, source: str, target: str) -> list[str]:
 # -- COPY and MOVE
 
 
+@bounded(CALL_S)
 def copy(
     shared: Shared, mailbox_id: str, uids: UidSet, path: str, *, quota_bytes: int | None, move: bool
 ) -> Copied:
@@ -271,33 +211,28 @@ def _move(unit: Unit, source: Box, target: Box, uids: UidSet) -> Copied:
         FlagRow(uid + place, modseq, document["flags"], document["keywords"])
         for place, document in enumerate(found)
     ]
-    _move_documents(unit, source, target, found, rows)
+    _move_documents(unit, source, target, UidSet.of(document["uid"] for document in found), uid)
     came: Appended = come_in(unit, target, rows, sum(document["size"] for document in found))
     previous = source.modseq
     gone = go_out(unit, source, found)
     return Copied(tuple(document["uid"] for document in found), came, Expunged(previous, source.modseq, gone))
 
 
-def _move_documents(
-    unit: Unit, source: Box, target: Box, found: Sequence[Document], rows: Sequence[FlagRow]
-) -> None:
+def _move_documents(unit: Unit, source: Box, target: Box, going: UidSet, first_uid: int) -> None:
+    """Give the messages `going` the uids from `first_uid` on, at the target's next modseq: one statement for each
+    range, whose messages keep their distances."""
     user_id, mailbox_id = source.place
+    at = target.modseq + 1
+    base: Document = {"mailbox": target.id, "modseq": at, "noted": at, "saved": unit.now}
     unit.writes += 1
     unit.collection(MESSAGES).bulk_write(
         [
-            UpdateOne(
-                {"user": user_id, "mailbox": mailbox_id, "uid": document["uid"]},
-                {
-                    "$set": {
-                        "mailbox": target.id,
-                        "uid": row.uid,
-                        "modseq": row.modseq,
-                        "noted": row.modseq,
-                        "saved": unit.now,
-                    }
-                },
+            UpdateMany(
+                {"user": user_id, "mailbox": mailbox_id, "uid": {"$gte": first, "$lte": last}},
+                [{"$set": base | {"uid": {"$add": ["$uid", first_uid + going.index(first) - first]}}}],
+                hint=list(BY_UID),
             )
-            for document, row in zip(found, rows, strict=True)
+            for first, last in going.ranges()
         ],
         session=unit.session,
     )

@@ -16,6 +16,7 @@ from wd_trio import errors
 from wd_trio.adapters.mongo_redis.known import changes_pipeline, touched_filter
 from wd_trio.adapters.mongo_redis.layout import (
     BY_DELETED,
+    BY_UID,
     FLAGS_PROJECTION,
     MAILBOXES,
     MESSAGES,
@@ -26,7 +27,7 @@ from wd_trio.adapters.mongo_redis.layout import (
     unpacked,
 )
 from wd_trio.adapters.mongo_redis.messages import go_out
-from wd_trio.adapters.mongo_redis.mongo import MongoDatabase
+from wd_trio.adapters.mongo_redis.mongo import CALL_S, MongoDatabase, bounded
 from wd_trio.adapters.mongo_redis.shared import Shared, missing
 from wd_trio.adapters.mongo_redis.work import Box, Guess, Unit
 from wd_trio.adapters.mongo_redis.writer import Change
@@ -37,13 +38,14 @@ _CHANGES_BATCH: Final = 10_000
 _GOING: Final = {"_id": 0, "uid": 1, "flags": 1, "size": 1, "blobs": 1}
 
 
-def expunge(shared: Shared, mailbox_id: str, uids: UidSet | None) -> Expunged:
-    """Remove what is marked \\Deleted, among `uids` where given."""
+@bounded(CALL_S)
+def expunge(shared: Shared, mailbox_id: str, uids: UidSet | None, *, marked_only: bool) -> Expunged:
+    """Remove what is marked \\Deleted, or all there is, among `uids` where given."""
 
     def run(unit: Unit) -> Expunged:
         box = unit.box(mailbox_id)
         previous = box.modseq
-        found = _deleted(unit, box, uids)
+        found = _going(unit, box, uids, marked_only=marked_only)
         if not found:
             return Expunged(previous, previous, EMPTY)
         # Marked as used now: who reads one of these messages still has the collector's grace to finish.
@@ -56,18 +58,20 @@ def expunge(shared: Shared, mailbox_id: str, uids: UidSet | None) -> Expunged:
     return shared.writer.do(shared.owner(mailbox_id), Change(run=run, guess=guess))
 
 
-def _deleted(unit: Unit, box: Box, uids: UidSet | None) -> list[Document]:
-    if not box.now["deleted"]:
+def _going(unit: Unit, box: Box, uids: UidSet | None, *, marked_only: bool) -> list[Document]:
+    if not box.now["deleted" if marked_only else "messages"]:
         return []
+    marked, index = ({"deleted": True}, BY_DELETED) if marked_only else ({}, BY_UID)
     user_id, mailbox_id = box.place
     base = {"user": user_id, "mailbox": mailbox_id}
     return [
         document
         for which in ([base] if uids is None else among(user_id, mailbox_id, uids))
-        for document in unit.find_by(which | {"deleted": True}, _GOING, BY_DELETED)
+        for document in unit.find_by(which | marked, _GOING, index)
     ]
 
 
+@bounded(CALL_S)
 def changes_since(shared: Shared, mailbox_id: str, since: int, limit: int) -> Changes:
     """What happened after `since`, cut between two modseqs where there is more than `limit`. One round trip; one
     more where many messages were changed at once, or more than make a page.

@@ -9,7 +9,7 @@ takes about 10 bytes.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -25,7 +25,7 @@ from wd_trio.adapters.mongo_redis.layout import (
     flag_row_of,
     unpacked,
 )
-from wd_trio.adapters.mongo_redis.mongo import MongoDatabase
+from wd_trio.adapters.mongo_redis.mongo import DRIVERS, MongoDatabase
 from wd_trio.mail.flagrows import FlagRows
 from wd_trio.mail.model import SEEN, FlagRow
 from wd_trio.mail.numset import EMPTY, UidSet
@@ -38,6 +38,7 @@ _KEYWORD_BYTES: Final = 160
 _UNSEEN: Final = bytes(not flags & SEEN for flags in range(256))
 _WALK_BATCH: Final = 20_000
 _TOUCHED_RANGES: Final = 32
+_JOURNAL_PROJECTION: Final[Document] = {"_id": 0, "modseq": 1, "ranges": 1, "changed": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +145,7 @@ def forwarded(known: Known, database: MongoDatabase, session: ClientSession, doc
     place = document["user"], document["_id"]
     rows: dict[int, FlagRow] = {}
     gone = touched = EMPTY
-    pipeline = changes_pipeline(place, known.modseq)
-    for entry in database[MESSAGES].aggregate(pipeline, session=session, batchSize=_WALK_BATCH):
+    for entry in _changes(database, session, place, known.modseq):
         if "uid" in entry:
             rows[entry["uid"]] = flag_row_of(entry)
         elif "ranges" in entry:
@@ -160,6 +160,23 @@ def forwarded(known: Known, database: MongoDatabase, session: ClientSession, doc
             rows[entry["uid"]] = flag_row_of(entry)
     # What went may have changed, or even come, in between: it is no row any more, so rows first and then `gone`.
     return known.changed(document["modseq"], [rows[uid] for uid in sorted(rows)], gone)
+
+
+def _changes(
+    database: MongoDatabase, session: ClientSession, place: tuple[str, str], since: int
+) -> Iterator[Document]:
+    """What `changes_pipeline` gives, in a transaction too: there, $unionWith is not supported."""
+    if not session.in_transaction:
+        pipeline = changes_pipeline(place, since)
+        yield from database[MESSAGES].aggregate(pipeline, session=session, batchSize=_WALK_BATCH)
+        return
+    of_mailbox: Document = {"user": place[0], "mailbox": place[1]}
+    for name, key, fields in (
+        (MESSAGES, "noted", FLAGS_PROJECTION),
+        (VANISHED, "modseq", _JOURNAL_PROJECTION),
+    ):
+        later = of_mailbox | {key: {"$gt": since}}
+        yield from database[name].find(later, fields, session=session, batch_size=_WALK_BATCH)
 
 
 def changes_pipeline(place: tuple[str, str], since: int, limit: int | None = None) -> list[Document]:
@@ -179,7 +196,7 @@ def changes_pipeline(place: tuple[str, str], since: int, limit: int | None = Non
                     {"$match": of_mailbox | {"modseq": {"$gt": since}}},
                     {"$sort": {"modseq": 1}},
                     *cut,
-                    {"$project": {"_id": 0, "modseq": 1, "ranges": 1, "changed": 1}},
+                    {"$project": _JOURNAL_PROJECTION},
                 ],
             }
         },
@@ -200,7 +217,7 @@ def touched_filter(place: tuple[str, str], since: int, touched: UidSet) -> Docum
 
 def walked(database: MongoDatabase, session: ClientSession, document: Document) -> Known:
     """All flags of a mailbox, by one walk over its messages."""
-    cursor = database[MESSAGES].find(
+    cursor = database.get_collection(MESSAGES, codec_options=DRIVERS).find(
         {"user": document["user"], "mailbox": document["_id"]},
         FLAGS_PROJECTION,
         sort=[("uid", 1)],
@@ -208,7 +225,7 @@ def walked(database: MongoDatabase, session: ClientSession, document: Document) 
         batch_size=_WALK_BATCH,
         session=session,
     )
-    found: list[dict[str, Any]] = list(cursor)
+    found: list[dict[str, Any]] = cursor.to_list()
     rows = FlagRows(
         UidSet.of(row["uid"] for row in found),
         bytes([row["flags"] for row in found]),

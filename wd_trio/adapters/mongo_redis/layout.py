@@ -7,6 +7,8 @@
 - messages: one document with all that is known of a message, so that a FETCH is one walk over one collection.
   Copies are copies. `unseen` and `deleted` repeat two flags, there only where true: partial indexes are made of
   them. `blobs` (digests) is there only where the rope refers to any.
+- messages.header: a string where nothing in it is encoded (matching.has_plain_header), so that MongoDB itself can
+  look for a text in it; else bytes.
 - messages.noted: the modseq at which an index finds the message as changed, no later than its own. A change of many
   messages leaves it, since moving a thousand entries of an index in a transaction costs several times what the change
   itself does; it leaves an entry in the journal instead.
@@ -26,6 +28,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, Final, TypeAlias
 
+from wd_trio.mail.matching import has_plain_header
 from wd_trio.mail.model import DELETED, SEEN, Columns, FlagRow, Mailbox, MessageRow, NewMessage
 from wd_trio.mail.names import INBOX
 from wd_trio.mail.numset import UidSet
@@ -91,19 +94,20 @@ def mailbox_document(
 
 
 def mailbox_of(document: Mapping[str, Any]) -> Mailbox:
+    """The mailbox of a whole document, read by any codec."""
     return Mailbox(
         id=document["_id"],
         user_id=document["user"],
         path=document["path"],
-        uid_validity=document["uidValidity"],
-        uid_next=document["uidNext"],
-        highest_modseq=document["modseq"],
+        uid_validity=int(document["uidValidity"]),
+        uid_next=int(document["uidNext"]),
+        highest_modseq=int(document["modseq"]),
         special_use=document["specialUse"],
         subscribed=document["subscribed"],
-        messages=document["messages"],
-        unseen=document["unseen"],
-        deleted=document["deleted"],
-        size_bytes=document["bytes"],
+        messages=int(document["messages"]),
+        unseen=int(document["unseen"]),
+        deleted=int(document["deleted"]),
+        size_bytes=int(document["bytes"]),
     )
 
 
@@ -132,7 +136,7 @@ def message_document(
         "envelope": content.envelope,
         "structure": content.bodystructure,
         "body": content.body,
-        "header": content.header,
+        "header": content.header.decode("ascii") if has_plain_header(content.header) else content.header,
         "parts": content.parts,
         "preview": content.preview,
         "rope": content.rope,
@@ -207,28 +211,38 @@ def sized(columns: Columns) -> tuple[str, ...]:
 
 
 def row_of(document: Mapping[str, Any]) -> MessageRow:
-    """The row of a document as it was projected; preloaded blobs are the caller's to add."""
-    get = document.get
-    return MessageRow(
-        document["uid"],
-        document["modseq"],
-        document["flags"],
+    """The row of a document as it was projected, by any codec; preloaded blobs are the caller's to add."""
+    row = MessageRow(
+        int(document["uid"]),
+        int(document["modseq"]),
+        int(document["flags"]),
         document["keywords"],
-        document["date"],
-        document["size"],
-        *map(get, _NAMES),
+        int(document["date"]),
+        int(document["size"]),
+        *map(document.get, _NAMES),
     )
+    if isinstance(row.header, str):
+        row.header = row.header.encode("ascii")
+    if row.saved_date is not None:
+        row.saved_date = int(row.saved_date)
+    return row
+
+
+def header_of(document: Mapping[str, Any]) -> bytes:
+    """The header block of a document that has it."""
+    header: bytes | str = document["header"]
+    return header.encode("ascii") if isinstance(header, str) else header
 
 
 def narrow_row_of(document: Mapping[str, Any]) -> MessageRow:
     """As `row_of`, of a document projected without columns."""
     return MessageRow(
-        document["uid"],
-        document["modseq"],
-        document["flags"],
+        int(document["uid"]),
+        int(document["modseq"]),
+        int(document["flags"]),
         document["keywords"],
-        document["date"],
-        document["size"],
+        int(document["date"]),
+        int(document["size"]),
     )
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from pymongo import ReturnDocument
+from pymongo.read_concern import ReadConcern
 
 from wd_trio import errors
 from wd_trio.adapters.mongo_redis.layout import (
@@ -27,7 +28,7 @@ from wd_trio.adapters.mongo_redis.layout import (
     mailbox_document,
     mailbox_of,
 )
-from wd_trio.adapters.mongo_redis.mongo import MongoDatabase
+from wd_trio.adapters.mongo_redis.mongo import CALL_S, MongoDatabase, bounded
 from wd_trio.adapters.mongo_redis.shared import Shared
 from wd_trio.adapters.mongo_redis.work import Box, Unit
 from wd_trio.adapters.mongo_redis.writer import Change
@@ -37,13 +38,18 @@ from wd_trio.mail.numset import EMPTY, UidSet
 
 _UID_VALIDITY: Final = "uidValidity"
 _UNSEEN_ENTRY_BYTES: Final = 300
+_ALL_AT_ONCE: Final = 10_000  # mailboxes that one answer brings
 
 # -- reading
 
 
 def list_of(shared: Shared, user_id: str) -> list[Mailbox]:
     with shared.mongo.reading() as database:
-        found = [mailbox_of(document) for document in database[MAILBOXES].find({"user": user_id})]
+        # At one moment, however many they are: a RENAME beside it hides none of them and shows none twice.
+        collection = database.get_collection(MAILBOXES, read_concern=ReadConcern("snapshot"))
+        found = [
+            mailbox_of(document) for document in collection.find({"user": user_id}, batch_size=_ALL_AT_ONCE)
+        ]
     for mailbox in found:
         shared.own(mailbox.id, user_id)
     return sorted(found, key=lambda mailbox: in_order(mailbox.path))
@@ -54,6 +60,7 @@ def in_order(path: str) -> tuple[bool, str]:
     return path != INBOX, path
 
 
+@bounded(CALL_S)
 def get(shared: Shared, mailbox_id: str) -> Mailbox:
     user_id = shared.owner(mailbox_id)
     with shared.mongo.reading() as database:
@@ -72,7 +79,7 @@ def find(shared: Shared, user_id: str, path: str) -> Mailbox:
 def subscriptions(shared: Shared, user_id: str) -> list[str]:
     """The names in the order of `list_of`."""
     with shared.mongo.reading() as database:
-        found = database[SUBSCRIPTIONS].find({"user": user_id}, {"path": 1})
+        found = database[SUBSCRIPTIONS].find({"user": user_id}, {"path": 1}, batch_size=_ALL_AT_ONCE)
         return sorted((document["path"] for document in found), key=in_order)
 
 
@@ -121,6 +128,7 @@ def _first_unseen_known(shared: Shared, mailbox: Mailbox) -> int | None:
 # -- making
 
 
+@bounded(CALL_S)
 def ensure(shared: Shared, user_id: str, specs: Sequence[MailboxSpec]) -> list[Mailbox]:
     """Make those of `specs` that are missing, and INBOX if the user has none; all of the user's mailboxes."""
     here = list_of(shared, user_id)

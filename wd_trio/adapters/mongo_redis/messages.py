@@ -23,7 +23,7 @@ from wd_trio.adapters.mongo_redis.layout import (
     row_of,
     sized,
 )
-from wd_trio.adapters.mongo_redis.mongo import MongoDatabase
+from wd_trio.adapters.mongo_redis.mongo import CALL_S, DRIVERS, MongoDatabase, bounded
 from wd_trio.adapters.mongo_redis.shared import Shared, missing
 from wd_trio.adapters.mongo_redis.work import Box, Guess, Unit
 from wd_trio.adapters.mongo_redis.writer import Change
@@ -47,6 +47,7 @@ _WIDE_BATCH: Final = 100  # documents with ropes that come at once, though the p
 # -- append
 
 
+@bounded(CALL_S)
 def append(
     shared: Shared,
     user_id: str,
@@ -166,6 +167,7 @@ def with_keywords(in_use: str, texts: Iterable[str]) -> str:
 # -- fetch
 
 
+@bounded(CALL_S)
 def fetch(
     shared: Shared, mailbox_id: str, uids: UidSet, columns: Columns, *, limit: int, budget_bytes: int
 ) -> list[MessageRow]:
@@ -175,7 +177,7 @@ def fetch(
     user_id = shared.owner(mailbox_id)
     with shared.mongo.reading() as database:
         found = _found(database, (user_id, mailbox_id), uids, columns, limit)
-        documents = list(_within(found, columns, budget_bytes)) if columns else list(found)
+        documents = _within(found, columns, budget_bytes)
         if not documents:
             shared.require(database, user_id, mailbox_id)
             return []
@@ -186,10 +188,12 @@ def fetch(
 
 def _found(
     database: MongoDatabase, place: tuple[str, str], uids: UidSet, columns: Columns, limit: int
-) -> Iterator[Document]:
+) -> Iterator[list[Document]]:
+    """At most `limit` documents, in the batches in which they come."""
     batch = min(limit, _WIDE_BATCH) if columns & _WIDE else limit
+    messages = database.get_collection(MESSAGES, codec_options=DRIVERS)
     for which in among(*place, uids):
-        with database[MESSAGES].find(
+        with messages.find(
             which,
             projection(columns),
             sort=[("uid", 1)],
@@ -197,25 +201,30 @@ def _found(
             limit=limit,
             batch_size=batch,
         ) as cursor:
-            for document in cursor:
-                yield document
-                limit -= 1
+            while documents := cursor.to_list(batch):
+                yield documents
+                limit -= len(documents)
         if not limit:
             return
 
 
 def _bytes(document: Mapping[str, Any], columns: Columns) -> int:
-    return sum(len(document[name]) for name in sized(columns) if name in document)
+    return sum([len(document[name]) for name in sized(columns) if name in document])
 
 
-def _within(documents: Iterator[Document], columns: Columns, budget_bytes: int) -> Iterator[Document]:
+def _within(batches: Iterator[list[Document]], columns: Columns, budget_bytes: int) -> list[Document]:
     """The first documents, at least one, whose columns fit the budget."""
-    left = budget_bytes
-    for place, document in enumerate(documents):
-        left -= _bytes(document, columns)
-        if place and left < 0:
-            return
-        yield document
+    left, names = budget_bytes, sized(columns)
+    chosen: list[Document] = []
+    for documents in batches:
+        for document in documents:
+            for name in names:
+                if name in document:
+                    left -= len(document[name])
+            if left < 0 and chosen:
+                return chosen
+            chosen.append(document)
+    return chosen
 
 
 def _with_blobs(
@@ -271,16 +280,16 @@ def page(
         {"$project": projection(columns)},
     ]
     with shared.mongo.reading() as database:
-        collection = database.get_collection(MAILBOXES, read_concern=ReadConcern("snapshot"))
-        found = list(
-            collection.aggregate(
-                [
-                    {"$match": {"_id": mailbox_id, "user": user_id}},
-                    {"$unionWith": {"coll": MESSAGES, "pipeline": rows}},
-                ],
-                batchSize=limit + 3,  # one more than there are: the answer says that it is all
-            )
+        collection = database.get_collection(
+            MAILBOXES, codec_options=DRIVERS, read_concern=ReadConcern("snapshot")
         )
+        found = collection.aggregate(
+            [
+                {"$match": {"_id": mailbox_id, "user": user_id}},
+                {"$unionWith": {"coll": MESSAGES, "pipeline": rows}},
+            ],
+            batchSize=limit + 3,  # one more than there are: the answer says that it is all
+        ).to_list()
     if not found or "path" not in found[0]:
         raise missing(mailbox_id)
     page_rows = [row_of(document) for document in found[1 : limit + 1]]

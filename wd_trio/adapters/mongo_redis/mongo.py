@@ -7,17 +7,21 @@
 - A transaction that loses to another one is run again after a jittered pause that doubles: retried at once, 16
   writers on one document abort a dozen times for each commit. What a commit came to is asked for until it is known
   or the deadline has passed.
-- A transaction whose client died, or lost the server before its commit arrived, holds its documents until the
-  server ends it, by its transactionLifetimeLimitSeconds: to be set a little above the deadline (default 60).
+- A transaction that lost the server before it could be ended holds its documents there. It is remembered, and ended
+  before the next one begins. That of a client that died holds them until the server ends it, by its
+  transactionLifetimeLimitSeconds: to be set a little above the deadline (default 60).
 - A server without a replica set can do no transactions and is refused.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -27,7 +31,7 @@ from bson.int64 import Int64
 from pymongo import MongoClient, ReadPreference
 from pymongo.client_session import ClientSession
 from pymongo.database import Database
-from pymongo.errors import ConfigurationError, InvalidURI, OperationFailure, PyMongoError
+from pymongo.errors import ConfigurationError, ConnectionFailure, InvalidURI, OperationFailure, PyMongoError
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 from pymongo.read_concern import ReadConcern
 from pymongo.uri_parser import parse_uri
@@ -46,9 +50,27 @@ T = TypeVar("T")
 ENGINE: Final = "mongodb"
 DEFAULT_DATABASE: Final = "wd_trio"
 _AVERAGED: Final = 8  # transactions
+_STRAYS: Final = 1000  # sessions
 _NAMESPACE_EXISTS: Final = 48
 _TRANSIENT: Final = "TransientTransactionError"
 _UNKNOWN_COMMIT: Final = "UnknownTransactionCommitResult"
+CALL_S: Final = 4.5
+"""What a call of several steps may take altogether, of the 5 s after which nobody waits for it any more."""
+
+_ends: ContextVar[float] = ContextVar("ends", default=math.inf)
+
+
+@contextmanager
+def bounded(seconds: float) -> Iterator[float]:
+    """Have all that this block asks of a MongoDB be over in so many seconds (above 0), retries included; of blocks
+    within each other the one that ends first binds. Gives the moment, by time.monotonic(). Decorates functions, too."""
+    ends = min(_ends.get(), time.monotonic() + seconds)
+    outer = _ends.set(ends)
+    try:
+        with pymongo.timeout(seconds):
+            yield ends
+    finally:
+        _ends.reset(outer)
 
 
 class _PlainInt(TypeDecoder):
@@ -60,7 +82,10 @@ class _PlainInt(TypeDecoder):
 
 PLAIN: Final[CodecOptions[BsonDocument]] = CodecOptions(type_registry=TypeRegistry([_PlainInt()]))
 """Reads integers beyond 32 bits as int, not as the driver's own class, which JSON encoders refuse. It costs about
-0.1 µs a value: a hot walk whose integers are all small may use the driver's default."""
+0.1 µs for each value of any type: where many documents come, DRIVERS and an int() for each integer cost less."""
+
+DRIVERS: Final[CodecOptions[BsonDocument]] = CodecOptions()
+"""As the driver reads by itself: of integers stored in 64 bits come subclasses of int."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +131,8 @@ class Mongo:
         self.statistics = MongoStatistics()
         self._commits = commits_total.labels(ENGINE)
         self._takes_s = 0.0  # a transaction, on average of the last ones
+        self._strays: deque[BsonMapping] = deque(maxlen=_STRAYS)
+        """Ids of sessions whose last transaction may be open in the server still."""
         try:
             name = parse_uri(url, warn=False)["database"] or DEFAULT_DATABASE
             self.client: MongoClient[BsonDocument] = MongoClient(
@@ -169,7 +196,7 @@ class Mongo:
     @contextmanager
     def reading(self) -> Iterator[MongoDatabase]:
         """The database, for calls without a transaction that shall be done by the deadline together."""
-        with engine_faults(), pymongo.timeout(self.options.deadline_s):
+        with engine_faults(), bounded(self.options.deadline_s):
             yield self.database
 
     def transaction(self, work: Callable[[ClientSession], T]) -> T:
@@ -178,30 +205,55 @@ class Mongo:
         A WdError of `work` ends the transaction and passes. Unavailable when it cannot be committed, or cannot be
         known to be, by the deadline.
         """
-        deadline = time.monotonic() + self.options.deadline_s
         with (
             engine_faults(),
-            pymongo.timeout(self.options.deadline_s),
+            bounded(self.options.deadline_s) as deadline,
             self.client.start_session(causal_consistency=False) as session,
         ):
-            pause_s = min(max(self.options.backoff_s, 2 * self._takes_s), self.options.max_backoff_s)
+            self._end_strays()
+            try:
+                return self._until_committed(session, work, deadline)
+            except BaseException as error:
+                # Its end did not reach the server, or was not sent any more for want of time.
+                if isinstance(error, ConnectionFailure) or time.monotonic() > deadline:
+                    self._strays.append(session.session_id)
+                raise
+
+    def _until_committed(
+        self, session: ClientSession, work: Callable[[ClientSession], T], deadline: float
+    ) -> T:
+        pause_s = min(max(self.options.backoff_s, 2 * self._takes_s), self.options.max_backoff_s)
+        while True:
+            self.statistics.attempts += 1
+            began = time.monotonic()
+            try:
+                value = self._attempt(session, work, deadline)
+            except PyMongoError as error:
+                self.statistics.aborts += 1
+                wait_s = random.uniform(0, pause_s)
+                if not error.has_error_label(_TRANSIENT) or time.monotonic() + wait_s > deadline:
+                    raise
+            else:
+                self.statistics.commits += 1
+                self._commits.inc()
+                self._takes_s += (time.monotonic() - began - self._takes_s) / _AVERAGED
+                return value
+            time.sleep(wait_s)
+            pause_s = min(2 * pause_s, self.options.max_backoff_s)
+
+    def _end_strays(self) -> None:
+        """End transactions that are open for nobody: others would wait in vain for what they hold."""
+        ids: list[BsonMapping] = []
+        with suppress(IndexError):
             while True:
-                self.statistics.attempts += 1
-                began = time.monotonic()
-                try:
-                    value = self._attempt(session, work, deadline)
-                except PyMongoError as error:
-                    self.statistics.aborts += 1
-                    wait_s = random.uniform(0, pause_s)
-                    if not error.has_error_label(_TRANSIENT) or time.monotonic() + wait_s > deadline:
-                        raise
-                else:
-                    self.statistics.commits += 1
-                    self._commits.inc()
-                    self._takes_s += (time.monotonic() - began - self._takes_s) / _AVERAGED
-                    return value
-                time.sleep(wait_s)
-                pause_s = min(2 * pause_s, self.options.max_backoff_s)
+                ids.append(self._strays.popleft())
+        if not ids:
+            return
+        try:
+            self.client.admin.command("killSessions", ids)
+        except BaseException:
+            self._strays.extend(ids)
+            raise
 
     def _attempt(self, session: ClientSession, work: Callable[[ClientSession], T], deadline: float) -> T:
         session.start_transaction(

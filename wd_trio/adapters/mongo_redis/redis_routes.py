@@ -227,14 +227,15 @@ class ClusterRoute:
         replies: list[Any] = [None] * len(commands)
         places: Sequence[int] = range(len(commands))
         for _ in range(REDIRECTIONS):
-            moved: list[int] = []
             for node, mine in self._by_node([(place, commands[place]) for place in places]).items():
                 for place, reply in zip(mine, self._wires[node].receive(len(mine)), strict=True):
-                    replies[place] = self._asked(reply, commands[place])
-                    if isinstance(replies[place], MovedError):
-                        moved.append(place)
+                    replies[place] = reply
                 if self._wires[node].lost:
                     self._primaries = []
+            # Only now that nothing is on its way on any wire: what is asked next is answered next.
+            for place in places:
+                replies[place] = self._asked(replies[place], commands[place])
+            moved = [place for place in places if isinstance(replies[place], MovedError)]
             if not moved:
                 break
             self._primaries = []

@@ -1,9 +1,10 @@
 """SEARCH over one page of a mailbox, at one moment.
 
 What a key says of flags, dates and sizes becomes a query; what it says of text cannot, and stands there as
-"perhaps": true where more would be found, false under a NOT. A query without perhaps is exact, and its messages are
-the answer. Otherwise those it lets through are asked one by one (mail/matching.py), until the page has read its
-fill of text. Keys that would make the query too deep or too long are a perhaps too.
+"perhaps": true where more would be found, false under a NOT. Of a header field it says at least what must stand
+somewhere in a header that is not encoded, which leaves most messages where they are. A query without perhaps is
+exact, and its messages are the answer. Otherwise those it lets through are asked one by one (mail/matching.py), until
+the page has read its fill of text. Keys that would make the query too deep or too long are a perhaps too.
 
 A key of flags and keywords alone is decided here, from the flags of the mailbox that the process knows or learns
 (known.py): it is a table over the few sets of flags that there are.
@@ -27,13 +28,15 @@ from wd_trio.adapters.mongo_redis.layout import (
     Document,
     Keys,
     among,
+    header_of,
     projection,
     row_of,
     sized,
 )
+from wd_trio.adapters.mongo_redis.mongo import CALL_S, bounded
 from wd_trio.adapters.mongo_redis.shared import Shared
 from wd_trio.mail.flagrows import FlagRows
-from wd_trio.mail.matching import Matcher, within
+from wd_trio.mail.matching import Matcher, plain_word, within
 from wd_trio.mail.model import DELETED, SEEN, Columns, Found, MessageRow
 from wd_trio.mail.numset import EMPTY, MAX_UID, UidSet
 from wd_trio.mail.search import (
@@ -41,6 +44,7 @@ from wd_trio.mail.search import (
     All,
     And,
     Flag,
+    Header,
     InternalDate,
     Keyword,
     ModSeq,
@@ -55,6 +59,7 @@ TEXT_BUDGET_BYTES: Final = 1 << 20
 _MAX_KEYS: Final = 300
 _MAX_DEPTH: Final = 10  # MongoDB's own limit is 100 documents deep
 _MAX_RANGES: Final = 8
+_MAX_WORD: Final = 100  # characters of a text that MongoDB looks for
 _WALKED_RANGES: Final = 32  # of more ranges, uids are listed one by one
 _LISTED_UIDS: Final = 20_000
 _LONG_KEY: Final = 64  # so many keys asked of a row take as long as the row itself
@@ -67,6 +72,7 @@ _NONE: Final[Document] = {"uid": {"$in": []}}
 _NOTHING: Final = Found(EMPTY, 0, 0)
 
 
+@bounded(CALL_S)
 def page(
     shared: Shared, mailbox_id: str, uids: UidSet, key: SearchKey, *, now: int, after: int, limit: int
 ) -> Found:
@@ -138,10 +144,12 @@ def _walk(place: tuple[str, str], uids: UidSet, key: SearchKey, limit: int) -> _
 def _pipeline(walk: _Walk, wanted: Document, columns: Document) -> list[Document]:
     """The messages of a walk that are `wanted`; where it is cut, then {end: uid} of its last message and of the
     one behind."""
+    if not walk.cut:  # one filter, which MongoDB applies while it walks
+        return [{"$match": {"$and": [walk.base, wanted]}}, {"$sort": {"uid": 1}}, {"$project": columns}]
     steps: list[Document] = [{"$match": walk.base}, {"$sort": {"uid": 1}}]
     ends = [*steps, {"$skip": walk.limit - 1}, {"$limit": 2}, {"$project": {"_id": 0, "end": "$uid"}}]
     looked_at: list[Document] = [*steps, {"$limit": walk.limit}, {"$match": wanted}, {"$project": columns}]
-    return [*looked_at, {"$unionWith": {"coll": MESSAGES, "pipeline": ends}}] if walk.cut else looked_at
+    return [*looked_at, {"$unionWith": {"coll": MESSAGES, "pipeline": ends}}]
 
 
 def _look(shared: Shared, walk: _Walk, wanted: Document, matcher: Matcher | None) -> Found:
@@ -195,7 +203,7 @@ def _ask_each(shared: Shared, walk: _Walk, documents: Iterable[Mapping[str, Any]
         if "end" in document:
             return _found(found, _end(walk, [document["end"], *(row["end"] for row in islice(rows, 1))]))
         spent += sum(len(document[name]) for name in wide if name in document)
-        if matcher.columns & Columns.HEADER and not matcher.may_match(document["header"]):
+        if matcher.columns & Columns.HEADER and not matcher.may_match(header_of(document)):
             matches: bool | None = False
         else:
             row = row_of(document)
@@ -284,8 +292,18 @@ class _Condition:
                 return {"$nor": [self.of(inner, perhaps=other, depth=depth + 1)]}
             case Flag(bit=bit):
                 return {"flags": {"$bitsAllSet": bit}}
+            case Header():
+                return self._of_header(key, perhaps)
         query = self._of_value(key)
         return self._open(perhaps) if query is None else query
+
+    def _of_header(self, key: Header, perhaps: Document) -> Document:
+        word = plain_word(key)
+        if word is None or perhaps is _NONE:
+            return self._open(perhaps)
+        self.exact = False
+        plain = {"header": {"$regex": re.escape(word[:_MAX_WORD]), "$options": "i"}}
+        return {"$or": [plain, {"header": {"$type": "binData"}}]}
 
     def _open(self, perhaps: Document) -> Document:
         self.exact = False

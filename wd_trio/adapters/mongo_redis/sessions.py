@@ -8,7 +8,7 @@ Beside the documents there are two indexes, each in one slot of a cluster:
 
 The three places of a session are not written as one. The document and its server's index come first, so that what a
 process leaves half done is found when its worker is buried; the user's index comes last, and what is missing there
-comes back with the next write. What nobody sweeps expires.
+comes back with the next write. A session ends in the opposite order. What nobody sweeps expires.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class RedisSessions:
     @steps
     def end(self, ids: Sequence[str]) -> Steps[None]:
         found = yield from _read(ids)
-        yield from _remove(found)
+        yield from _remove(self.link, found)
 
     @writes("state")
     @steps
@@ -145,7 +145,7 @@ class RedisSessions:
             for id_, text in zip(held[::2], held[1::2], strict=True)
             if (about := _about.decode(text)) and worker in (None, about.worker)
         }
-        return (yield from _end_held(server, theirs))
+        return (yield from _end_held(self.link, server, theirs))
 
     @writes("state")
     @steps
@@ -200,7 +200,7 @@ class RedisSessions:
                     id_.decode(): _about.decode(about) if about is not None else None
                     for id_, about in zip(some, abouts, strict=True)
                 }
-                swept += yield from _end_held(server, theirs)
+                swept += yield from _end_held(self.link, server, theirs)
             if server not in live and len(some) == len(ids) < limit:
                 yield from release_noted(server, None)
                 yield [scripts.forget(SERVERS, offset_ms=self.link.offset_ms, server=server)]
@@ -265,19 +265,24 @@ def _read(ids: Sequence[str]) -> Steps[list[SessionDocument]]:
     return found
 
 
-def _remove(documents: Sequence[SessionDocument]) -> Steps[None]:
-    commands: list[Command] = []
+def _remove(link: RedisLink, documents: Sequence[SessionDocument]) -> Steps[None]:
+    """The users' indexes first, so that while any of this fails enough is left to try it again."""
+    if not documents:
+        return
+    unplaced: list[Command] = [("HDEL", _of_user(document.user), document.id) for document in documents]
+    rest: list[Command] = []
     for document in documents:
-        commands += [
-            ("DEL", _key(document.id)),
-            ("HDEL", _of_user(document.user), document.id),
-            _dropped(document.server, [document.id]),
-        ]
-    if commands:
-        yield commands
+        rest += [("DEL", _key(document.id)), _dropped(document.server, [document.id])]
+    if link.address.kind == "cluster":  # whose nodes fail one by one
+        yield unplaced
+        yield rest
+    else:
+        yield unplaced + rest
 
 
-def _end_held(server: str, held: Mapping[str, _About | None]) -> Steps[list[SessionDocument]]:
+def _end_held(
+    link: RedisLink, server: str, held: Mapping[str, _About | None]
+) -> Steps[list[SessionDocument]]:
     """End sessions that a server's index tells of; what they were. Those that another server has by now are only
     struck from the index. Of one whose document expired, the index tells the rest."""
     found = yield from _read(list(held))
@@ -297,7 +302,7 @@ def _end_held(server: str, held: Mapping[str, _About | None]) -> Steps[list[Sess
         if (about := held[id_]) is not None
     }
     ended = theirs | rest
-    yield from _remove(list(ended.values()))
+    yield from _remove(link, list(ended.values()))
     if strays := [id_ for id_ in held if id_ not in ended]:
         yield [_dropped(server, strays)]
     return [ended[id_] for id_ in held if id_ in ended]

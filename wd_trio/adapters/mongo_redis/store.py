@@ -1,6 +1,7 @@
 """MongoStore: the mail store and the blobs over one MongoDB.
 
-What the methods do is in mailboxes.py, folders.py, messages.py, flags.py, journal.py, search.py, usage.py, blobs.py.
+What the methods do is in mailboxes.py, folders.py, messages.py, flags.py, graves.py, journal.py, search.py, usage.py,
+blobs.py.
 Changes of a user's mail pass through the user's queue (queues.py), and each go of it is one transaction (work.py).
 """
 
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from wd_trio.adapters.mongo_redis import flags as flags_
-from wd_trio.adapters.mongo_redis import folders, journal, mailboxes, usage
+from wd_trio.adapters.mongo_redis import folders, graves, journal, mailboxes, usage
 from wd_trio.adapters.mongo_redis import messages as messages_
 from wd_trio.adapters.mongo_redis import search as search_
 from wd_trio.adapters.mongo_redis.layout import MAILBOXES
@@ -165,8 +166,8 @@ class MongoStore:
         return flags_.store(self._shared, mailbox_id, uids, change, unchanged_since)
 
     @writes("store")
-    def expunge(self, mailbox_id: str, uids: UidSet | None = None) -> Expunged:
-        return journal.expunge(self._shared, mailbox_id, uids)
+    def expunge(self, mailbox_id: str, uids: UidSet | None = None, *, marked_only: bool = True) -> Expunged:
+        return journal.expunge(self._shared, mailbox_id, uids, marked_only=marked_only)
 
     @writes("store")
     def copy(
@@ -186,9 +187,11 @@ class MongoStore:
 
     @writes("store")
     def trim_journal(self, *, older_than_s: int, limit: int = 1000) -> int:
-        """Finishes the removal of some mailboxes, too, where it was cut short."""
-        folders.bury(self._shared)
         return journal.trim(self._shared, self._mongo.now() - older_than_s, limit)
+
+    @writes("store")
+    def sweep_deleted(self, *, limit: int = 1000) -> int:
+        return graves.sweep(self._shared, limit)
 
     # -- users
 

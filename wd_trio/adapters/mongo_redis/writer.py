@@ -11,19 +11,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar, cast
 
-import pymongo
 from pymongo.client_session import ClientSession
 
 from wd_trio import errors
 from wd_trio.adapters.mongo_redis.known import KnownMailboxes
-from wd_trio.adapters.mongo_redis.mongo import Mongo
+from wd_trio.adapters.mongo_redis.mongo import CALL_S, Mongo, bounded
 from wd_trio.adapters.mongo_redis.queues import Outcome, Queues
 from wd_trio.adapters.mongo_redis.work import Guess, Unit
 
 T = TypeVar("T")
 
-_CALL_S: Final = 4.5  # what a call may take, of the 5 s after which the gateway no longer waits for it
-_WAIT_S: Final = 3.0  # of them, in the queue
+_WAIT_S: Final = 3.0  # of CALL_S, in the queue
 _LEAST_S: Final = 0.5  # where a starved thread has used it all up
 
 
@@ -65,10 +63,10 @@ class Writer:
     def _run(
         self, user_id: str, changes: Sequence[Change[object]], waited_s: float = 0.0
     ) -> Sequence[Outcome]:
-        left_s = max(_CALL_S - waited_s, _LEAST_S)
+        left_s = max(CALL_S - waited_s, _LEAST_S)
         ends = time.monotonic() + left_s
         try:
-            with pymongo.timeout(left_s):
+            with bounded(left_s):
                 return self._together(user_id, changes)
         except errors.Unavailable as error:
             return [Outcome(None, errors.Unavailable(str(error), what=error.what)) for _ in changes]
@@ -79,7 +77,7 @@ class Writer:
         for change in changes:
             left_s = ends - time.monotonic()
             if left_s > 0:
-                outcomes.extend(self._run(user_id, [change], _CALL_S - left_s))
+                outcomes.extend(self._run(user_id, [change], CALL_S - left_s))
             else:
                 outcomes.append(Outcome(None, errors.Unavailable("no time left", what="mongodb")))
         return outcomes

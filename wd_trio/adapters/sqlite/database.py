@@ -20,13 +20,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import structlog
 
 from wd_trio import errors
+from wd_trio.adapters.lanes import make_way
 from wd_trio.adapters.sqlite import disk, schema
 from wd_trio.adapters.sqlite.connection import SqliteOptions, connect, roll_back, savepoint, use_wal
 from wd_trio.adapters.sqlite.faults import engine_faults, is_damaged
@@ -131,8 +132,12 @@ class SqliteDatabase:
     ) -> Iterator[sqlite3.Connection]:
         """A connection that sees one moment throughout the block. `one_statement` promises that the block is a single
         one, read to its end: that needs no transaction around it. Blocks with `many_rows` take turns."""
-        turn = self._row_turn if many_rows else nullcontext()
-        with turn, self._moment(one_statement=one_statement) as connection:
+        if not many_rows:
+            with self._moment(one_statement=one_statement) as connection:
+                yield connection
+            return
+        make_way()
+        with self._row_turn, self._moment(one_statement=one_statement) as connection:
             yield connection
 
     @contextmanager

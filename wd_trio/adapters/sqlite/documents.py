@@ -8,15 +8,14 @@ so that two documents can swap a unique value in one call.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from wd_trio import errors
+from wd_trio.adapters import cursors
 from wd_trio.adapters.sqlite.database import SqliteDatabase
 from wd_trio.ports.documents import (
     Collection,
@@ -28,10 +27,6 @@ from wd_trio.ports.documents import (
     Update,
 )
 from wd_trio.ports.gateway import reads, writes
-
-_LAST_CODE_POINT: Final = 0x10FFFF
-_BEFORE_SURROGATES: Final = 0xD7FF
-_AFTER_SURROGATES: Final = 0xE000
 
 
 class Entry(NamedTuple):
@@ -85,7 +80,7 @@ class SqliteDocuments:
     ) -> DocumentPage:
         """See the port. Invalid (what = "cursor") for a cursor that this method did not give."""
         _require_index(collection, field)
-        stop = _after_prefix(prefix)
+        stop = cursors.after_prefix(prefix)
         where = "i.collection = :collection AND i.field = :field"
         lower, upper = " AND i.value >= :prefix", " AND i.value < :stop" if stop is not None else ""
         edge, order = lower + upper, "i.value, i.id"
@@ -94,10 +89,10 @@ class SqliteDocuments:
         # texts by code points, as SQLite does.
         if before is not None:
             edge, order = lower + " AND (i.value, i.id) < (:value, :id)", "i.value DESC, i.id DESC"
-            value, id_ = _decoded(before) if stop is None else min((stop, ""), _decoded(before))
+            value, id_ = cursors.decoded(before) if stop is None else min((stop, ""), cursors.decoded(before))
         elif after is not None:
             edge = " AND (i.value, i.id) > (:value, :id)" + upper
-            value, id_ = max((prefix, ""), _decoded(after))
+            value, id_ = max((prefix, ""), cursors.decoded(after))
         parameters = {"collection": collection.name, "field": field, "prefix": prefix, "stop": stop}
         with self._database.reading() as connection:
             (total,) = connection.execute(
@@ -115,9 +110,9 @@ class SqliteDocuments:
         has_next, has_previous = (True, more) if before is not None else (more, after is not None)
         return DocumentPage(
             tuple(_document(row[:3]) for row in shown),
-            _encoded(shown[-1][3], shown[-1][0]) if has_next and shown else None,
+            cursors.encoded(shown[-1][3], shown[-1][0]) if has_next and shown else None,
             total,
-            _encoded(shown[0][3], shown[0][0]) if has_previous and shown else None,
+            cursors.encoded(shown[0][3], shown[0][0]) if has_previous and shown else None,
         )
 
     @writes("store")
@@ -213,25 +208,3 @@ def _document(row: tuple[Any, ...]) -> Document:
 def _require_index(collection: Collection, field: str) -> None:
     if not any(index.field == field for index in collection.indexes):
         raise KeyError(f"{collection.name} has no index on {field}")
-
-
-def _encoded(value: str, id_: str) -> str:
-    """The cursor that stands behind an entry."""
-    return base64.urlsafe_b64encode(msgspec.json.encode((value, id_))).decode().rstrip("=")
-
-
-def _decoded(cursor: str) -> tuple[str, str]:
-    try:
-        raw = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
-        return msgspec.json.decode(raw, type=tuple[str, str])
-    except (binascii.Error, ValueError, msgspec.MsgspecError) as error:
-        raise errors.Invalid("no cursor of ours", what="cursor") from error
-
-
-def _after_prefix(prefix: str) -> str | None:
-    """The smallest text, by code points, behind all that begin with `prefix`; None when there is none."""
-    stem = prefix.rstrip(chr(_LAST_CODE_POINT))
-    if not stem:
-        return None
-    last = ord(stem[-1])
-    return stem[:-1] + chr(_AFTER_SURROGATES if last == _BEFORE_SURROGATES else last + 1)

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import sqlite3
 from array import array
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final
 
 from wd_trio.adapters.sqlite import journal
 from wd_trio.adapters.sqlite.mailboxes import MailboxState
 from wd_trio.adapters.sqlite.messages import with_keywords
 from wd_trio.adapters.sqlite.rows import pick
+from wd_trio.mail import flagchange
 from wd_trio.mail.flagrows import FlagRows
-from wd_trio.mail.model import DELETED, SEEN, SYSTEM_FLAGS, FlagChange, FlagsStored, join_keywords
+from wd_trio.mail.model import DELETED, SEEN, SYSTEM_FLAGS, FlagChange, FlagsStored
 from wd_trio.mail.numset import EMPTY, UidSet
-
-Words: TypeAlias = Callable[[str], str]
 
 _EVERY_FLAG: Final = sum(SYSTEM_FLAGS.values())
 _SHIFT: Final = 64  # flags come as printable characters: a text with NULs in it would not come whole
@@ -70,7 +67,7 @@ def store(
         taken = found.where([modseq <= unchanged_since for modseq in found.modseqs])
         failed = found.uids - taken.uids
         found = taken
-    after = _after(found, change, mailbox.modseq + 1)
+    after = flagchange.after(found, change, mailbox.modseq + 1)
     if not any(after.changed):
         return FlagsStored(mailbox.modseq, mailbox.modseq, found, failed, missing)
     changed = after.rows.where(after.changed)
@@ -85,75 +82,13 @@ def store(
         " WHERE mailbox = ?",
         (
             modseq,
-            _having(found.flags, SEEN) - _having(after.rows.flags, SEEN),
-            _having(after.rows.flags, DELETED) - _having(found.flags, DELETED),
+            flagchange.having(found.flags, SEEN) - flagchange.having(after.rows.flags, SEEN),
+            flagchange.having(after.rows.flags, DELETED) - flagchange.having(found.flags, DELETED),
             with_keywords(mailbox.keywords, set(changed.keywords.values())),
             mailbox.number,
         ),
     )
     return FlagsStored(mailbox.modseq, modseq, after.rows, failed, missing)
-
-
-class _After(NamedTuple):
-    rows: FlagRows
-    changed: Sequence[int]
-
-
-def _after(found: FlagRows, change: FlagChange, modseq: int) -> _After:
-    """All of `found` as they are after a change, and which of them it changes, these at `modseq`."""
-    become, differ = _tables(change.mode, change.flags)
-    changed: Sequence[int] = found.flags.translate(differ)
-    keywords = found.keywords
-    if change.keywords or (change.mode == "set" and keywords):
-        keywords = _keywords(found, _words(change.mode, change.keywords))
-        before = found.keywords
-        changed = [
-            bool(differs) or keywords.get(uid) != before.get(uid)
-            for uid, differs in zip(found.uids, changed, strict=True)
-        ]
-    modseqs: Sequence[int]
-    if all(changed):
-        modseqs = [modseq] * len(found)
-    else:
-        modseqs = [modseq if now else then for then, now in zip(found.modseqs, changed, strict=True)]
-    return _After(FlagRows(found.uids, found.flags.translate(become), keywords, modseqs), changed)
-
-
-@lru_cache(maxsize=256)
-def _tables(mode: str, bits: int) -> tuple[bytes, bytes]:
-    """For each value of the flags what becomes of it, and whether that is another."""
-    become = bytes(
-        value | bits if mode == "add" else value & ~bits if mode == "remove" else bits for value in range(256)
-    )
-    return become, bytes(value != became for value, became in enumerate(become))
-
-
-def _words(mode: str, change: str) -> Words:
-    """What becomes of a message's keywords."""
-    words = change.split()
-    folded = {word.lower() for word in words}
-
-    def add(old: str) -> str:
-        return join_keywords([*old.split(), *words])
-
-    def remove(old: str) -> str:
-        return " ".join(word for word in old.split() if word.lower() not in folded)
-
-    def replace(old: str) -> str:
-        return old if {word.lower() for word in old.split()} == folded else join_keywords(words)
-
-    return lru_cache(maxsize=None)({"add": add, "remove": remove}.get(mode, replace))
-
-
-def _keywords(found: FlagRows, become: Words) -> Mapping[int, str]:
-    """The keywords of all messages that have any after a change; messages have one of a few combinations."""
-    old = found.keywords
-    return {uid: text for uid in found.uids if (text := become(old.get(uid, "")))}
-
-
-def _having(flags: bytes, bit: int) -> int:
-    """How many messages have the flag."""
-    return sum(flags.count(value) for value in set(flags) if value & bit)
 
 
 def _update(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 
 from wd_trio import errors
-from wd_trio.adapters.sqlite import contents, journal, mailboxes, messages, usage
+from wd_trio.adapters.sqlite import graves, journal, mailboxes, messages, usage
 from wd_trio.adapters.sqlite.mailboxes import MailboxState, canonical_path
 from wd_trio.adapters.sqlite.messages import NewRow
 from wd_trio.adapters.sqlite.rows import pick
@@ -20,20 +20,16 @@ from wd_trio.mail.numset import EMPTY, MAX_UID, UidSet
 _EVERY_UID = UidSet([(1, MAX_UID)])
 
 
-def delete(connection: sqlite3.Connection, user_id: str, path: str, now: int) -> str:
-    """Remove a mailbox, its messages and its journal; its id. Denied for INBOX."""
+def delete(connection: sqlite3.Connection, user_id: str, path: str) -> str:
+    """Take a mailbox away, with what is in it; its id. Denied for INBOX."""
     mailbox = mailboxes.state_by_path(connection, user_id, path)
     if canonical_path(path) == INBOX:
         raise errors.Denied("INBOX stays", what="mailbox")
-    mine = (mailbox.number,)
-    numbers = connection.execute("SELECT content FROM messages WHERE mailbox = ?", mine).fetchall()
     size, count = connection.execute(
-        "SELECT size_bytes, messages FROM mailboxes WHERE mailbox = ?", mine
+        "SELECT size_bytes, messages FROM mailboxes WHERE mailbox = ?", (mailbox.number,)
     ).fetchone()
-    for table in ("messages", "changed", "vanished", "mailboxes"):
-        connection.execute(f"DELETE FROM {table} WHERE mailbox = ?", mine)
+    graves.bury(connection, [mailbox.number])
     usage.add(connection, user_id, -size, -count)
-    contents.drop_unused(connection, (number for (number,) in numbers), now)
     return mailbox.id
 
 

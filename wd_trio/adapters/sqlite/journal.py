@@ -45,9 +45,12 @@ def _forget_notes(connection: sqlite3.Connection, number: int, modseq: int) -> N
         )
 
 
-def expunge(connection: sqlite3.Connection, mailbox: MailboxState, uids: UidSet | None, now: int) -> Expunged:
-    """Remove what is marked \\Deleted, among `uids` where given."""
-    picked = pick_deleted(mailbox.number, _EVERY_UID if uids is None else uids)
+def expunge(
+    connection: sqlite3.Connection, mailbox: MailboxState, uids: UidSet | None, *, marked_only: bool, now: int
+) -> Expunged:
+    """Remove what is marked \\Deleted, or all there is, among `uids` where given."""
+    walk = pick_deleted if marked_only else pick
+    picked = walk(mailbox.number, _EVERY_UID if uids is None else uids)
     found = connection.execute(
         f"SELECT m.uid, m.flags, m.size, m.content FROM {picked.source} WHERE {picked.condition}",
         picked.parameters,

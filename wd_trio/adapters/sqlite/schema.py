@@ -15,6 +15,8 @@ Layout of mail
   what changed since a modseq; an index of messages by modseq would, too, at an entry for each message changed.
 - vanished: the journal of expunges, as uid ranges by modseq. mailboxes.journal_floor: the highest modseq trimmed
   from it.
+- graves: mailboxes that were deleted and whose messages are still being removed. Numbers of mailboxes are never given
+  twice, so that these messages stay nobody's.
 - subscriptions: names, which outlive the mailboxes they name (RFC 3501 §6.3.6).
 - blobs: `chunk` is blob << 20 | number of the chunk, so that a blob's chunks lie side by side in one tree without
   a second one. `referenced` follows blob_refs: it makes what may be collected findable by a partial index.
@@ -193,7 +195,37 @@ _CHANGED: Final = (
     "INSERT INTO changed SELECT mailbox, modseq, 1, uid_next FROM mailboxes",
 )
 
-STORE_SCHEMA: Final[Schema] = (_MAILBOXES + _MESSAGES + _BLOBS + _DOCUMENTS, _SUBSCRIPTIONS, _CHANGED)
+_GRAVES: Final = (
+    "CREATE TABLE graves (mailbox INTEGER PRIMARY KEY)",
+    "ALTER TABLE mailboxes RENAME TO mailboxes_3",
+    """CREATE TABLE mailboxes (
+        mailbox INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        user_id TEXT NOT NULL,
+        path TEXT NOT NULL,
+        uid_validity INTEGER NOT NULL,
+        uid_next INTEGER NOT NULL DEFAULT 1,
+        modseq INTEGER NOT NULL DEFAULT 1,
+        special_use TEXT NOT NULL DEFAULT '',
+        messages INTEGER NOT NULL DEFAULT 0,
+        unseen INTEGER NOT NULL DEFAULT 0,
+        deleted INTEGER NOT NULL DEFAULT 0,
+        size_bytes INTEGER NOT NULL DEFAULT 0,
+        journal_floor INTEGER NOT NULL DEFAULT 0,
+        keywords TEXT NOT NULL DEFAULT '',
+        UNIQUE (user_id, path)
+    )""",
+    "INSERT INTO mailboxes SELECT mailbox, id, user_id, path, uid_validity, uid_next, modseq, special_use,"
+    " messages, unseen, deleted, size_bytes, journal_floor, keywords FROM mailboxes_3",
+    "DROP TABLE mailboxes_3",
+)
+
+STORE_SCHEMA: Final[Schema] = (
+    _MAILBOXES + _MESSAGES + _BLOBS + _DOCUMENTS,
+    _SUBSCRIPTIONS,
+    _CHANGED,
+    _GRAVES,
+)
 
 STATE_SCHEMA: Final[Schema] = (
     (

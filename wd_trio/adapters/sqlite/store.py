@@ -1,6 +1,7 @@
 """SqliteStore: the mail store and the blobs over one database, each method one transaction.
 
-What the methods do is in mailboxes.py, folders.py, messages.py, flags.py, journal.py, search.py, usage.py, blobs.py.
+What the methods do is in mailboxes.py, folders.py, messages.py, flags.py, graves.py, journal.py, search.py, usage.py,
+blobs.py.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Final
 from wd_trio.adapters.blobcache import BlobCache
 from wd_trio.adapters.sqlite import blobs as blobs_
 from wd_trio.adapters.sqlite import flags as flags_
-from wd_trio.adapters.sqlite import folders, journal, mailboxes, usage
+from wd_trio.adapters.sqlite import folders, graves, journal, mailboxes, usage
 from wd_trio.adapters.sqlite import messages as messages_
 from wd_trio.adapters.sqlite import search as search_
 from wd_trio.adapters.sqlite.database import SqliteDatabase
@@ -86,7 +87,7 @@ class SqliteStore:
     def delete_mailbox(self, user_id: str, path: str) -> str:
         """Denied for INBOX."""
         with self._database.writing() as connection:
-            return folders.delete(connection, user_id, path, self._database.now())
+            return folders.delete(connection, user_id, path)
 
     @writes("store")
     def rename_mailbox(self, user_id: str, source: str, target: str) -> list[str]:
@@ -187,10 +188,11 @@ class SqliteStore:
             return flags_.store(connection, mailbox, uids, change, unchanged_since)
 
     @writes("store")
-    def expunge(self, mailbox_id: str, uids: UidSet | None = None) -> Expunged:
+    def expunge(self, mailbox_id: str, uids: UidSet | None = None, *, marked_only: bool = True) -> Expunged:
+        now = self._database.now()
         with self._database.writing() as connection:
             mailbox = mailboxes.state_by_id(connection, mailbox_id)
-            return journal.expunge(connection, mailbox, uids, self._database.now())
+            return journal.expunge(connection, mailbox, uids, marked_only=marked_only, now=now)
 
     @writes("store")
     def copy(
@@ -222,6 +224,11 @@ class SqliteStore:
         with self._database.writing() as connection:
             return journal.trim(connection, self._database.now() - older_than_s, limit)
 
+    @writes("store")
+    def sweep_deleted(self, *, limit: int = 1000) -> int:
+        with self._database.writing() as connection:
+            return graves.sweep(connection, limit, self._database.now())
+
     # -- users
 
     @reads("store")
@@ -237,7 +244,7 @@ class SqliteStore:
     @writes("store")
     def delete_user_mail(self, user_id: str) -> int:
         with self._database.writing() as connection:
-            return usage.delete_mail(connection, user_id, self._database.now())
+            return usage.delete_mail(connection, user_id)
 
     @reads("store")
     def ping(self) -> None:

@@ -6,7 +6,7 @@ import sqlite3
 from typing import Final
 
 from wd_trio import errors
-from wd_trio.adapters.sqlite import contents
+from wd_trio.adapters.sqlite import graves
 from wd_trio.mail.model import DELETED, SEEN, Usage, join_keywords
 
 _MAILBOXES_OF: Final = "SELECT mailbox FROM mailboxes WHERE user_id = ?"
@@ -58,15 +58,10 @@ def recount(connection: sqlite3.Connection, user_id: str) -> Usage:
     return get(connection, user_id)
 
 
-def delete_mail(connection: sqlite3.Connection, user_id: str, now: int) -> int:
-    """Remove a user's mailboxes with all that is in them, and the subscriptions; how many messages there were."""
-    among = f"mailbox IN ({_MAILBOXES_OF})"
-    numbers = connection.execute(f"SELECT content FROM messages WHERE {among}", (user_id,)).fetchall()
-    connection.execute(f"DELETE FROM messages WHERE {among}", (user_id,))
-    connection.execute(f"DELETE FROM vanished WHERE {among}", (user_id,))
-    connection.execute(f"DELETE FROM changed WHERE {among}", (user_id,))
-    connection.execute("DELETE FROM mailboxes WHERE user_id = ?", (user_id,))
+def delete_mail(connection: sqlite3.Connection, user_id: str) -> int:
+    """Take away a user's mailboxes with all that is in them, and the subscriptions; how many messages there were."""
+    count = get(connection, user_id).messages
+    graves.bury(connection, [number for (number,) in connection.execute(_MAILBOXES_OF, (user_id,))])
     connection.execute("DELETE FROM subscriptions WHERE user_id = ?", (user_id,))
     connection.execute("DELETE FROM accounts WHERE user_id = ?", (user_id,))
-    contents.drop_unused(connection, (number for (number,) in numbers), now)
-    return len(numbers)
+    return count

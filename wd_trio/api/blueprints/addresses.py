@@ -116,8 +116,7 @@ async def change_address(request: ChangeAddress, caller: Caller, services: ApiSe
 @routes.route("DELETE", "/users/{user}/addresses/{address}", request=OneAddress, response=Done, access=ROOT)
 async def delete_address(request: OneAddress, caller: Caller, services: ApiServices) -> Done:
     """Remove an address from a user; the main one stays"""
-    _, address = await services.directory.address_of(request.user, request.address)
-    await services.users.delete_address(address.address)
+    await services.users.delete_address_of(request.user, request.address)
     return Done()
 
 

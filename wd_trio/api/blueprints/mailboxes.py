@@ -15,9 +15,7 @@ from wd_trio.api.fields import Id
 from wd_trio.api.routing import Routes
 from wd_trio.api.schema import Answer, Created, Done, Faults, Item, Request
 from wd_trio.api.services import ApiServices
-from wd_trio.errors import Denied
 from wd_trio.mail.model import SEPARATOR, Mailbox
-from wd_trio.mail.names import INBOX
 
 routes: Final = Routes("Mailboxes")
 
@@ -75,9 +73,9 @@ class CreateMailbox(Request, frozen=True):
 @routes.route("POST", "/users/{user}/mailboxes", request=CreateMailbox, response=Created, access=OWN)
 async def create_mailbox(request: CreateMailbox, caller: Caller, services: ApiServices) -> Created:
     """Create a mailbox"""
-    await services.users.get(request.user)
-    made = await services.mailboxes.create(request.user, request.path)
-    await services.mailboxes.subscribe(request.user, made.path, subscribed=True)
+    made = await services.mailboxes.create(
+        request.user, request.path, subscribed=True, require=services.users.require
+    )
     return Created(id=made.id)
 
 
@@ -132,18 +130,9 @@ async def update_mailbox(request: UpdateMailbox, caller: Caller, services: ApiSe
     """Rename a mailbox, or change whether it is subscribed"""
     if request.path is None and request.subscribed is None:
         raise Faults({"path": "is required, or subscribed"})
-    mailbox = await services.reading.mailbox(request.user, request.mailbox)
-    path = mailbox.path
-    if request.path is not None and request.path != path:
-        if path == INBOX:
-            raise Denied("INBOX stays", what="mailbox")
-        await services.mailboxes.rename(request.user, path, request.path)
-        path = (await services.reading.mailbox(request.user, request.mailbox)).path
-        if mailbox.subscribed:  # subscriptions are names: what was subscribed stays so under the new one
-            await services.mailboxes.subscribe(request.user, mailbox.path, subscribed=False)
-            await services.mailboxes.subscribe(request.user, path, subscribed=True)
-    if request.subscribed is not None:
-        await services.mailboxes.subscribe(request.user, path, subscribed=request.subscribed)
+    await services.mailboxes.change(
+        request.user, request.mailbox, path=request.path, subscribed=request.subscribed
+    )
     return Done()
 
 
@@ -155,9 +144,7 @@ class DeleteMailbox(Request, frozen=True):
 @routes.route("DELETE", "/users/{user}/mailboxes/{mailbox}", request=DeleteMailbox, response=Done, access=OWN)
 async def delete_mailbox(request: DeleteMailbox, caller: Caller, services: ApiServices) -> Done:
     """Delete a mailbox with all its messages; its children stay"""
-    mailbox = await services.reading.mailbox(request.user, request.mailbox)
-    await services.mailboxes.delete(request.user, mailbox.path)
-    await services.mailboxes.subscribe(request.user, mailbox.path, subscribed=False)
+    await services.mailboxes.remove(request.user, request.mailbox)
     return Done()
 
 

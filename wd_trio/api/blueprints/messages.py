@@ -153,7 +153,8 @@ async def get_message(request: GetMessage, caller: Caller, services: ApiServices
     row = await services.reading.message(request.user, request.mailbox, request.message, SHOW_COLUMNS)
     if request.mark_as_seen and not row.flags & SEEN:
         wanted = Wanted(add=FlagChange("add", SEEN))
-        await services.changing.change(request.user, request.mailbox, UidSet.of([row.uid]), wanted)
+        chosen = SequenceSet(((row.uid, row.uid),))
+        await services.changing.change(request.user, request.mailbox, chosen, wanted)
         row.flags |= SEEN
     structure = read_structure(row.bodystructure or b"")
     texts = await services.reading.texts(row, structure.texts)
@@ -273,13 +274,12 @@ async def _change(request: Change, services: ApiServices) -> Changed:
     flags = _flags_of(request)
     if request.move_to is None and not any(flags):
         raise Faults({"message": "stays as it is: nothing to change is named"})
-    chosen = _chosen(request.message)
-    uids = await services.changing.living(request.user, request.mailbox, chosen)
-    if not uids and request.message.isdigit():
-        raise NotFound(f"no message {request.message}", what="message")
     replace, add, remove = flags
     wanted = Wanted(replace=replace, add=add, remove=remove, move_to=request.move_to)
-    outcome = await services.changing.change(request.user, request.mailbox, uids, wanted)
+    chosen = _chosen(request.message)
+    outcome = await services.changing.change(request.user, request.mailbox, chosen, wanted)
+    if not outcome.updated and request.message.isdigit():
+        raise NotFound(f"no message {request.message}", what="message")
     if request.move_to is None:
         return Changed(updated=outcome.updated)
     return Changed(updated=outcome.updated, id=outcome.moved, mailbox=request.move_to)

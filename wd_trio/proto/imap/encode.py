@@ -3,7 +3,7 @@
 What humans read is made safe here: no CR, LF, NUL or 8-bit octet of a text reaches the wire, whoever wrote it.
 Strings take their shortest legal form (atom, quoted, literal); mailbox names go out in modified UTF-7, or as
 UTF-8 in quotes once the client enabled it. Functions on FETCH's path cache what repeats: flag lists, days,
-section names.
+section names; LIST's lines, which one client after another asks for.
 """
 
 from __future__ import annotations
@@ -85,9 +85,9 @@ def expunge(seq: int) -> bytes:
 def search(numbers: Iterable[int], modseq: int | None = None) -> bytes:
     """`* SEARCH 2 84 882 (MODSEQ 917)`; `* SEARCH` when nothing was found. `modseq` is the highest of what was
     found, where the client asked by MODSEQ (RFC 7162 §3.1.5)."""
-    found = "".join([f" {number}" for number in numbers])
-    suffix = f" (MODSEQ {modseq})" if found and modseq is not None else ""
-    return f"* SEARCH{found}{suffix}\r\n".encode("ascii")
+    found = " ".join(["* SEARCH", *map(str, numbers)])
+    suffix = f" (MODSEQ {modseq})" if found != "* SEARCH" and modseq is not None else ""
+    return f"{found}{suffix}\r\n".encode("ascii")
 
 
 def esearch(tag: str, items: Iterable[tuple[str, int | UidSet | None]], *, uid: bool) -> bytes:
@@ -114,13 +114,20 @@ def list_line(
 ) -> bytes:
     """`* LIST (attributes) "/" name`; an empty `separator` is NIL; `word` is LIST or LSUB. `childinfo` names the
     selection options that children of `name` meet: `("CHILDINFO" ("SUBSCRIBED"))` (RFC 5258 §3.5)."""
+    return _list_line(word, tuple(attributes), separator, mailbox_name(name, utf8=utf8), tuple(childinfo))
+
+
+@lru_cache(maxsize=4096)
+def _list_line(
+    word: str, attributes: tuple[str, ...], separator: str, name: bytes, childinfo: tuple[str, ...]
+) -> bytes:
     shown = quoted(separator.encode("ascii")) if separator else b"NIL"
     children = " ".join(f'"{option}"' for option in childinfo).encode("ascii")
     return b"* %b (%b) %b %b%b\r\n" % (
         word.encode("ascii"),
         " ".join(attributes).encode("ascii"),
         shown,
-        mailbox_name(name, utf8=utf8),
+        name,
         b' ("CHILDINFO" (%b))' % children if children else b"",
     )
 

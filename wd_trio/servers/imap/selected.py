@@ -26,7 +26,9 @@ class Selected:
         modseq = mailbox.highest_modseq
         self.read_only = read_only
         self.view = View(Told(mailbox.uid_validity, mailbox.uid_next, modseq, modseq), uids)
-        self.subscription: Subscription = hub.subscribe(mailbox.id, on_change, known_modseq=modseq)
+        self.subscription: Subscription = hub.subscribe(
+            mailbox.id, on_change, known_modseq=modseq, user_id=mailbox.user_id
+        )
         self.place = Place(mailbox.user_id, mailbox.id, self.subscription)
         self._keywords = set(opened.keywords.split())
 

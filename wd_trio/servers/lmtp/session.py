@@ -28,9 +28,9 @@ from wd_trio.proto.lmtp.events import CommandEvent, Fatal, MessageData, NeedData
 from wd_trio.servers.driver import Connection, ConnectionOver, Draining, IdleTooLong
 from wd_trio.servers.lmtp.errors import data_reply, error_reply
 from wd_trio.service.delivery import Delivery
+from wd_trio.service.recipients import Recipient
 from wd_trio.service.spool import MEMORY_BYTES, Spool
 from wd_trio.service.trace import Trace
-from wd_trio.service.users import Recipient
 
 FLUSH_BYTES: Final = 4 << 10  # some hundred replies
 
