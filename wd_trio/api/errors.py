@@ -24,7 +24,8 @@ from wd_trio.api.schema import Faults
 
 log = structlog.get_logger()
 
-RETRY_AFTER_S: Final = 60
+RETRY_AFTER_S: Final[Mapping[int, int]] = {429: 60, 503: 5}
+"""When to come again, by status, where the error does not say: an engine that failed is tried again every moment."""
 _UNSAID: Final = "*"
 
 
@@ -107,7 +108,7 @@ def answer(error: Exception) -> Reply:
             status, code, text = by_what.get(what) or by_what[_UNSAID]
             if status == 503:
                 log.warning("request not served", error=str(error), what=what)
-            return failure(status, code, text, _details(error), _retry_after(error) if status == 429 else ())
+            return failure(status, code, text, _details(error), _retry_after(error, status))
     request_id = secrets.token_hex(8)
     log.error("request failed", request=request_id, exc_info=error)
     return failure(*_UNEXPECTED, {"request": request_id})
@@ -132,8 +133,10 @@ def failure(
     return Reply(_ENCODER.encode(Failure(text, code, details)), status, headers=(NO_STORE, *headers))
 
 
-def _retry_after(error: Exception) -> tuple[Header, ...]:
-    seconds = math.ceil(error.retry_after_s) if isinstance(error, TooOften) else RETRY_AFTER_S
+def _retry_after(error: Exception, status: int) -> tuple[Header, ...]:
+    if status not in RETRY_AFTER_S:
+        return ()
+    seconds = math.ceil(error.retry_after_s) if isinstance(error, TooOften) else RETRY_AFTER_S[status]
     return ((b"retry-after", b"%d" % max(1, seconds)),)
 
 

@@ -3,9 +3,9 @@
 Whoever holds the leader's lock checkpoints the database every few seconds, ends sessions that nobody vouches for and
 removes what was in deleted mailboxes; every few minutes, and at once when it begins to lead, it repairs the tracking
 records that killed processes left behind; every hour it removes blobs that nothing refers to and journal entries that
-nobody needs. Each worker keeps trying to lead, so that the next one takes over when the leader dies. Checkpoints run in
-a lane of their own: a slow one holds up nothing else. An engine in trouble is logged and tried again; nothing here is
-urgent.
+nobody needs. Each worker keeps trying to lead, so that the next one takes over when the leader dies. Checkpoints run
+in a lane of their own: a slow one holds up nothing else. An engine in trouble is logged and tried again; nothing here
+is urgent.
 """
 
 from __future__ import annotations

@@ -291,6 +291,7 @@ def _keep_what_is_bound(new: Config, old: Config) -> Config:
     """The new configuration, with the old one's addresses and store: those take a restart, and it is said."""
     kept = replace(
         new,
+        server=replace(new.server, control=old.server.control),
         store=old.store,
         redis=old.redis,
         imap=replace(new.imap, listen=old.imap.listen),
@@ -298,7 +299,7 @@ def _keep_what_is_bound(new: Config, old: Config) -> Config:
         lmtp=replace(new.lmtp, listen=old.lmtp.listen),
         api=replace(new.api, listen=old.api.listen),
     )
-    for section in ("store", "redis", "imap", "pop3", "lmtp", "api"):
+    for section in ("server", "store", "redis", "imap", "pop3", "lmtp", "api"):
         if getattr(kept, section) != getattr(new, section):
             log.warning("takes a restart to change", section=section)
     return kept

@@ -63,7 +63,7 @@ _ends: ContextVar[float] = ContextVar("ends", default=math.inf)
 @contextmanager
 def bounded(seconds: float) -> Iterator[float]:
     """Have all that this block asks of a MongoDB be over in so many seconds (above 0), retries included; of blocks
-    within each other the one that ends first binds. Gives the moment, by time.monotonic(). Decorates functions, too."""
+    within each other the one that ends first binds. Gives the moment, by time.monotonic(). Decorates functions."""
     ends = min(_ends.get(), time.monotonic() + seconds)
     outer = _ends.set(ends)
     try:
