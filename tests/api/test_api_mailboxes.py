@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from api_world import NOBODY, ApiWorld, Caller
+
+from wd_trio.service import mailboxes
 
 
 async def paths(caller: Caller, user: str) -> dict[str, str]:
@@ -91,6 +94,38 @@ async def test_what_cannot_be_done_with_mailboxes(world: ApiWorld) -> None:
     assert await alice.refused("GET", f"{base}/nothing") == (400, "InputValidationError")
     assert await alice.refused("GET", f"{base}/resolve?path=None") == (404, "NoSuchMailbox")
     assert await paths(alice, user) == mailboxes
+
+
+async def test_a_new_name_and_a_subscription_at_once(world: ApiWorld) -> None:
+    user, alice = await world.user("alice")
+    base = f"/users/{user}/mailboxes"
+    trash = f"{base}/{(await paths(alice, user))['Trash']}"
+
+    async def subscribed() -> set[str]:
+        return set(await world.services.mailboxes.subscriptions(user))
+
+    await alice.call("PUT", trash, {"path": "Bin", "subscribed": False})
+    assert not {"Trash", "Bin"} & await subscribed()
+    await alice.call("PUT", trash, {"path": "Old"})
+    assert not {"Trash", "Bin", "Old"} & await subscribed(), "what was not subscribed does not become so"
+    await alice.call("PUT", trash, {"path": "New", "subscribed": True})
+    assert "New" in await subscribed()
+    await alice.call("PUT", trash, {"path": "Trash"})
+    assert await subscribed() & {"Trash", "New", "Old"} == {"Trash"}
+
+
+async def test_no_mailbox_or_name_beyond_the_limit(world: ApiWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    user, alice = await world.user("alice")
+    base = f"/users/{user}/mailboxes"
+    trash = f"{base}/{(await paths(alice, user))['Trash']}"
+    monkeypatch.setattr(mailboxes, "MAX_MAILBOXES", 5)
+    refused = 429, "RateLimitedError"
+    assert await alice.refused("POST", base, {"path": "Sixth"}) == refused
+    await alice.call("PUT", trash, {"subscribed": True})  # it is so already
+    await alice.call("PUT", trash, {"subscribed": False})
+    await world.services.mailboxes.subscribe(user, "another name", subscribed=True)
+    assert await alice.refused("PUT", trash, {"path": "Bin", "subscribed": True}) == refused
+    assert "Trash" in await paths(alice, user), "nothing was done"
 
 
 async def test_nobody_reaches_anothers_mailboxes(world: ApiWorld) -> None:

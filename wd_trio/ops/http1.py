@@ -6,8 +6,8 @@ a deadline that moves, and what belongs to one answer leaves together: the head 
 which ASGI has come before anything is sent. HTTP/2 is left out: a server need not heed an Upgrade (RFC 9110 §7.8).
 
 An answer may go out before its request came whole (a body that is too long, or not wanted). Then our side of the
-connection ends, and what still comes is dropped for LINGER_S at most: a connection closed with octets unread is reset,
-which can cost the client the answer (RFC 9112 §9.6).
+connection ends, and what still comes is dropped for LINGER_S at most: to close with octets unread is to reset the
+connection, which can cost the client the answer (RFC 9112 §9.6).
 
 Leaving: connections that are idle close at once, others after the answer that is under way; what is left when the
 grace is over is cancelled. Sends are shielded, as hypercorn's are: the kernel bounds them (ops/http.py).

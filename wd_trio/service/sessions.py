@@ -242,8 +242,8 @@ class Sessions:
 
     async def kill(self, user_id: str, session_ids: Sequence[str] | None = None) -> list[str]:
         """End sessions of a user, all of them or those of these ids, wherever their connections are; the ids of
-        those that were live. Their workers close them soon after, or have done so before this returns. Whoever follows
-        the user without a session hears of it when all are to end, and only then if there is none."""
+        those that were live. Their workers close them soon after, or have done so before this returns. That all are to
+        end is told even where there is none: some follow a user without a session."""
         live = [document.id for document in await self.of_user(user_id)]
         wanted = live if session_ids is None else [id_ for id_ in live if id_ in session_ids]
         if wanted:

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, TypeVar
 
 import pymongo
+import structlog
 from bson.codec_options import CodecOptions, TypeDecoder, TypeRegistry
 from bson.int64 import Int64
 from pymongo import MongoClient, ReadPreference
@@ -41,6 +42,8 @@ from wd_trio import errors
 from wd_trio.adapters.mongo_redis import indexes
 from wd_trio.adapters.mongo_redis.faults import engine_faults
 from wd_trio.telemetry import commits_total, round_trip
+
+log = structlog.get_logger()
 
 BsonDocument: TypeAlias = dict[str, Any]
 BsonMapping: TypeAlias = Mapping[str, Any]
@@ -131,8 +134,8 @@ class Mongo:
         self.statistics = MongoStatistics()
         self._commits = commits_total.labels(ENGINE)
         self._takes_s = 0.0  # a transaction, on average of the last ones
-        self._strays: deque[BsonMapping] = deque(maxlen=_STRAYS)
-        """Ids of sessions whose last transaction may be open in the server still."""
+        self._strays: deque[ClientSession] = deque(maxlen=_STRAYS)
+        """Sessions whose last transaction may be open in the server still."""
         try:
             name = parse_uri(url, warn=False)["database"] or DEFAULT_DATABASE
             self.client: MongoClient[BsonDocument] = MongoClient(
@@ -205,19 +208,23 @@ class Mongo:
         A WdError of `work` ends the transaction and passes. Unavailable when it cannot be committed, or cannot be
         known to be, by the deadline.
         """
-        with (
-            engine_faults(),
-            bounded(self.options.deadline_s) as deadline,
-            self.client.start_session(causal_consistency=False) as session,
-        ):
+        with engine_faults(), bounded(self.options.deadline_s) as deadline:
             self._end_strays()
+            session = self.client.start_session(causal_consistency=False)
+            stray = False
             try:
                 return self._until_committed(session, work, deadline)
             except BaseException as error:
                 # Its end did not reach the server, or was not sent any more for want of time.
-                if isinstance(error, ConnectionFailure) or time.monotonic() > deadline:
-                    self._strays.append(session.session_id)
+                stray = isinstance(error, ConnectionFailure) or time.monotonic() > deadline
                 raise
+            finally:
+                if stray:
+                    self._strays.append(
+                        session
+                    )  # ended later: until then the driver gives its id to nobody else
+                else:
+                    session.end_session()
 
     def _until_committed(
         self, session: ClientSession, work: Callable[[ClientSession], T], deadline: float
@@ -243,17 +250,21 @@ class Mongo:
 
     def _end_strays(self) -> None:
         """End transactions that are open for nobody: others would wait in vain for what they hold."""
-        ids: list[BsonMapping] = []
+        sessions: list[ClientSession] = []
         with suppress(IndexError):
             while True:
-                ids.append(self._strays.popleft())
-        if not ids:
+                sessions.append(self._strays.popleft())
+        if not sessions:
             return
         try:
-            self.client.admin.command("killSessions", ids)
+            self.client.admin.command("killSessions", [session.session_id for session in sessions])
+        except OperationFailure as error:  # the server's own limit for transactions is left
+            log.warning("transactions not ended", error=str(error))
         except BaseException:
-            self._strays.extend(ids)
+            self._strays.extend(sessions)
             raise
+        for session in sessions:
+            session.end_session()
 
     def _attempt(self, session: ClientSession, work: Callable[[ClientSession], T], deadline: float) -> T:
         session.start_transaction(

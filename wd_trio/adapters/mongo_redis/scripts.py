@@ -12,9 +12,11 @@ from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from typing import Final
 
-from wd_trio.adapters.mongo_redis.redis_routes import Command
+from wd_trio.adapters.mongo_redis.redis_routes import Command, make_ready
 
 UNBOUNDED: Final = -1
+
+_COUNTS: Final = tuple(map(str, range(5)))  # of keys
 
 _sources: Final[dict[str, str]] = {}
 
@@ -28,11 +30,12 @@ def _load(name: str) -> str:
     source = (files(__package__) / "lua" / f"{name}.lua").read_text("utf-8")
     sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
     _sources[sha] = source
+    make_ready(sha)
     return sha
 
 
 def _run(sha: str, keys: Sequence[str], *arguments: str | int) -> Command:
-    return ("EVALSHA", sha, len(keys), *keys, *arguments)
+    return ("EVALSHA", sha, _COUNTS[len(keys)], *keys, *arguments)
 
 
 _CLAIM: Final = _load("claim")
