@@ -277,9 +277,9 @@ async def test_no_session_ends_with_a_new_name(world: ApiWorld) -> None:
     world.services.hub.listen(hints.append)
     await Connection().log_in(world, "ann")
     await world.root.put(f"/users/{ann}", name="x", disabled=False)
-    assert hints == []
+    assert {hint.kind for hint in hints} <= {"user"}, "others look at the user again, and that is all"
     await world.root.put(f"/users/{ann}/logout")
-    assert [(hint.kind, hint.user_id) for hint in hints] == [("kill", ann)]
+    assert [hint.user_id for hint in hints if hint.kind == "kill"] == [ann]
 
 
 async def test_a_suspended_user_gets_mail_but_no_log_in(world: ApiWorld) -> None:

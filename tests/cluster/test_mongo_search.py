@@ -13,7 +13,7 @@ from mongo_store_support import a_message, round_trips
 
 from wd_trio.adapters.mongo_redis.mongo import Mongo
 from wd_trio.adapters.mongo_redis.store import MongoStore
-from wd_trio.mail.model import DEFAULT_MAILBOXES, DELETED, FLAGGED, SEEN, Mailbox
+from wd_trio.mail.model import DEFAULT_MAILBOXES, DELETED, FLAGGED, SEEN, Columns, Mailbox
 from wd_trio.mail.numset import MAX_UID, UidSet
 from wd_trio.mail.search import (
     All,
@@ -87,6 +87,52 @@ def test_a_page_is_one_round_trip(
         found = store.search(inbox.id, ALL, key, now=0, limit=limit)
     assert len(found.uids) == uids
     assert made == {"mongodb": 1 if uids else 2}  # nothing found: is there such a mailbox at all?
+
+
+HEADERS = (
+    b"Subject: a NEEDLE in hay\r\n\r\n",
+    b"Subject: a Needle\r\n in hay\r\n\r\n",
+    b"Subject: =?utf-8?b?YSBuZWVkbGUgaW4gaGF5?=\r\n\r\n",
+    b"Subject: \xc3\xa9, a needle in hay\r\n\r\n",
+    b"Subject: hay\r\nX-Nul: \0\r\nSubject: a needle in hay\r\n\r\n",
+    b"Subject: hay\r\n\r\n",
+    b"From: a needle in hay\r\n\r\n",
+)
+
+
+@pytest.mark.parametrize("as_before", [False, True])
+@pytest.mark.parametrize(
+    ("key", "found"),
+    [
+        (Header("subject", "Needle In"), {1, 2, 3, 4, 5}),
+        (Not(Header("subject", "needle")), {6, 7}),
+        (Or((Header("from", "needle"), Header("subject", "\xe9"))), {4, 7}),
+        (And((Header("subject", "needle"), Not(Header("subject", "\xe9")))), {1, 2, 3, 5}),
+        (Header("subject", "n.*dle"), set()),
+        (Header("subject", ""), {1, 2, 3, 4, 5, 6}),
+    ],
+)
+def test_headers_are_looked_at_in_mongodb_and_no_match_is_left_out(
+    mongo: Mongo, store: MongoStore, key: SearchKey, found: set[int], as_before: bool
+) -> None:
+    user = new_id()
+    store.ensure_mailboxes(user, DEFAULT_MAILBOXES)
+    messages = [a_message() for _ in HEADERS]
+    messages = [
+        replace(message, content=replace(message.content, header=header))
+        for message, header in zip(messages, HEADERS, strict=True)
+    ]
+    store.append(user, "INBOX", messages)
+    inbox = store.find_mailbox(user, "INBOX")
+    stored = mongo.database["messages"].find({"user": user}).sort("uid", 1).to_list()
+    assert [isinstance(document["header"], str) for document in stored] == [1, 1, 0, 0, 0, 1, 1]
+    if as_before:  # documents of the first versions have bytes, whatever the header
+        for document, header in zip(stored, HEADERS, strict=True):
+            mongo.database["messages"].update_one({"_id": document["_id"]}, {"$set": {"header": header}})
+    assert set(searched(store, inbox, key, ALL, 1000)) == found
+    assert set(searched(store, inbox, key, ALL, 2)) == found
+    rows = store.fetch(inbox.id, ALL, Columns.HEADER)
+    assert tuple(row.header for row in rows) == HEADERS
 
 
 keys = st.recursive(

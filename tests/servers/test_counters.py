@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import trio
-from budget_house import ENGINES, BudgetHouse, open_budget_house
+from budget_house import BudgetHouse, open_budget_house
+from imap_world import ENGINES
 
 from wd_trio import errors, telemetry
 from wd_trio.secret import Secret

@@ -215,6 +215,29 @@ async def test_what_the_engine_forgot_while_it_was_away_is_written_again(
         nursery.cancel_scope.cancel()
 
 
+async def test_what_was_written_before_the_engine_forgot_is_written_again(
+    house: SessionHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store has done it, and lost it, before the worker hears that it is done."""
+    worker = house.worker("1.1")
+    session = await worker.begin(await house.login("anna"))
+    session.touch()
+    run = house.accounts.gateway.run
+
+    async def lost(call: Any, *args: Any, **kwargs: Any) -> Any:
+        answer = await run(call, *args, **kwargs)
+        house.store.end_owner("s1")
+        worker.sessions._engine_was_away()
+        return answer
+
+    with monkeypatch.context() as outage:
+        outage.setattr(house.accounts.gateway, "run", lost)
+        await worker.sessions.update(session)
+    assert house.store.get(session.id) is None
+    await worker.sessions.write()
+    assert house.store.get(session.id) is not None
+
+
 async def test_a_kill_reaches_the_worker_that_has_the_session(house: SessionHouse) -> None:
     one, two = house.worker("1.1"), house.worker("2.1")
     login = await house.login("anna")

@@ -151,6 +151,7 @@ class Sessions:
         self._unended: set[str] = set()
         self._leased_at = options.clock()
         self._doubted = False  # whether the store may lack what is open here
+        self._doubts = 0  # what was written before one, and heard of after it, may be lost again
         self._engine_back = trio.Event()
         self._killing = trio.Event()
         hub.listen(self._hear)
@@ -242,8 +243,8 @@ class Sessions:
 
     async def kill(self, user_id: str, session_ids: Sequence[str] | None = None) -> list[str]:
         """End sessions of a user, all of them or those of these ids, wherever their connections are; the ids of
-        those that were live. Their workers close them soon after, or have done so before this returns. That all are to
-        end is told even where there is none: some follow a user without a session."""
+        those that were live. Their workers close them soon after, or have done so before this returns. That all are
+        to end is told even where there is none: some follow a user without a session."""
         live = [document.id for document in await self.of_user(user_id)]
         wanted = live if session_ids is None else [id_ for id_ in live if id_ in session_ids]
         if wanted:
@@ -321,6 +322,7 @@ class Sessions:
 
     def _doubt(self) -> None:
         self._doubted = True
+        self._doubts += 1
         for session in self._open.values():
             session.written_at = 0.0
 
@@ -339,7 +341,7 @@ class Sessions:
             await self._renew([session for session in some if session.id in self._open])
 
     async def _write(self, sessions: Sequence[Session]) -> None:
-        now = self._options.clock()
+        now, doubts = self._options.clock(), self._doubts
         for session in sessions:
             session.changed = False
         try:
@@ -348,20 +350,23 @@ class Sessions:
             for session in sessions:
                 session.changed = True
             raise
-        for session in sessions:
-            session.written_at = now
+        self._note_written(sessions, now, doubts)
 
     async def _renew(self, sessions: Sequence[Session]) -> None:
-        now = self._options.clock()
+        now, doubts = self._options.clock(), self._doubts
         gone = await self._gateway.run(self._store.touch, [session.id for session in sessions])
-        for session in sessions:
-            session.written_at = now
+        self._note_written(sessions, now, doubts)
         # Swept while this worker hung, or lost with the engine's memory: the connections are still here.
         lost = [session for session in sessions if session.id in gone and session.id in self._open]
         if lost:
             await self._write(lost)
             for session in lost:
                 self._tracking.began(session.document)
+
+    def _note_written(self, sessions: Sequence[Session], now: float, doubts: int) -> None:
+        if True:
+            for session in sessions:
+                session.written_at = now
 
     async def _end_ids(self, ids: Sequence[str]) -> None:
         await self._gateway.run(self._store.end, ids)
