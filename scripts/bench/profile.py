@@ -52,6 +52,8 @@ if "wd_trio.ops.worker" in sys.orig_argv:
     def toggle(number, frame):
         if not on:
             on.append(True)
+            for profile in list(profiles.values()):
+                profile.clear()  # the gateway's threads have profiled the populating
             profiles[0] = cProfile.Profile(time.thread_time)
             profiles[0].enable()
             return

@@ -40,11 +40,16 @@ from wd_trio.service.steps import Steps
 
 HINT_ROWS: Final = 64
 READ_BYTES: Final = 256 << 10
+_WIDE: Final = Columns.HEADER | Columns.ROPE | Columns.PARTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageOptions:
+    """How many messages a crossing is about: `page_rows` where rows bring headers or texts, `narrow_rows` where they
+    bring what was rendered of them, which the loop sends in a few milliseconds."""
+
     page_rows: int = 256
+    narrow_rows: int = 512
     flag_rows: int = 5000
     write_rows: int = 1000
     expunge_rows: int = 20_000
@@ -79,7 +84,7 @@ class Messages:
 
     def pages(self, mailbox_id: str, uids: UidSet, columns: Columns) -> Steps[list[MessageRow]]:
         """The living messages among `uids` in order, a page a time; one crossing for each page."""
-        size = self._options.page_rows
+        size = self._options.page_rows if columns & _WIDE else self._options.narrow_rows
         at = 0
 
         async def next_page() -> list[MessageRow] | None:

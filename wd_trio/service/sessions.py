@@ -364,7 +364,7 @@ class Sessions:
                 self._tracking.began(session.document)
 
     def _note_written(self, sessions: Sequence[Session], now: float, doubts: int) -> None:
-        if True:
+        if doubts == self._doubts:
             for session in sessions:
                 session.written_at = now
 

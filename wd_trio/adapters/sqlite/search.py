@@ -77,14 +77,14 @@ def page(
     picked = Picked(source, f"{walk} AND {wanted}", parameters | condition.parameters)
     if matcher is not None:
         return _ask_each(connection, picked, matcher, goes_on)
-    found, modseq, total, first, last = connection.execute(
-        "SELECT group_concat(m.uid), max(m.modseq), count(*), min(m.uid), max(m.uid)"
-        f" FROM {picked.source} WHERE {picked.condition}",
+    found, modseq, total = connection.execute(
+        f"SELECT group_concat(m.uid), max(m.modseq), count(*) FROM {picked.source} WHERE {picked.condition}",
         picked.parameters,
     ).fetchone()
     if found is None:
         return Found(EMPTY, 0, goes_on)
-    if last - first + 1 == total:  # as the newest are where they are unseen: no need to read the numbers
+    first, last = int(found.partition(",")[0]), int(found.rpartition(",")[2])
+    if last - first + 1 == total:  # in order and without gaps, as unread news are: no need to read each number
         return Found(UidSet([(first, last)]), modseq, goes_on)
     return Found(UidSet.of(map(int, found.split(","))), modseq, goes_on)
 
