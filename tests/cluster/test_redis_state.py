@@ -172,11 +172,3 @@ def test_claims_of_a_dead_server_take_no_place(limits: RedisLimits, clock: Clock
     limits.release("maildrop", "h1")
     assert limits.claims("maildrop") == 1
     assert limits.release_owner("s1/1") == 0
-
-
-def test_a_server_that_starts_ends_the_claims_of_its_last_life(limits: RedisLimits) -> None:
-    limits.claim("a", "h", owner="s1/1", most=1)
-    limits.claim("b", "h", owner="s1/2", most=1)
-    limits.claim("c", "h", owner="s2/1", most=1)
-    assert limits.release_server("s1") == 2
-    assert [limits.claims(key) for key in "abc"] == [0, 0, 1]

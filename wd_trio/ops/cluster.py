@@ -24,6 +24,7 @@ from wd_trio.adapters.mongo_redis.mongo import Mongo, MongoOptions
 from wd_trio.adapters.mongo_redis.pipeline import RedisLink
 from wd_trio.adapters.mongo_redis.sessions import RedisSessions
 from wd_trio.adapters.mongo_redis.store import MongoStore
+from wd_trio.errors import Unavailable
 from wd_trio.ops.engine import Engine, in_thread
 from wd_trio.ports.documents import Collection
 from wd_trio.ports.gateway import reads
@@ -54,6 +55,7 @@ async def open_cluster(
         mongo = Mongo(store_url, MongoOptions(pool=READERS + WRITERS + UPKEEP_CONNECTIONS))
         stack.push_async_callback(_close, mongo.close)
         store, documents, leases = MongoStore(mongo), MongoDocuments(mongo), RedisLeases(link)
+        stack.push_async_callback(_close, partial(_resign, leases, owner))
         await in_thread(mongo.ensure)
         await in_thread(partial(documents.ensure, collections))
         yield Engine(
@@ -79,6 +81,14 @@ def _leader(leases: RedisLeases, owner: str) -> Callable[[], bool]:
         return leases.try_lead(LEADER, owner, ttl_s=LEAD_S)
 
     return lead
+
+
+def _resign(leases: RedisLeases, owner: str) -> None:
+    """Let the next one lead at once."""
+    try:
+        leases.resign(LEADER, owner)
+    except Unavailable as error:
+        log.debug("the lead ends by itself", error=str(error))
 
 
 async def _close(close: Callable[[], None]) -> None:

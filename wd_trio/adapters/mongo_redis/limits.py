@@ -53,12 +53,6 @@ class RedisLimits:
     def release_owner(self, owner: str) -> Steps[int]:
         return (yield from release_noted(_server_of(owner), owner))
 
-    @writes("state")
-    @steps
-    def release_server(self, server: str) -> Steps[int]:
-        """End every claim of a server: for its own start, since those of its last life would stay; how many."""
-        return (yield from release_noted(server, None))
-
     @reads("state")
     @steps
     def claims(self, key: str) -> Steps[int]:

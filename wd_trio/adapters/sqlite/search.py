@@ -84,7 +84,9 @@ def page(
     if found is None:
         return Found(EMPTY, 0, goes_on)
     first, last = int(found.partition(",")[0]), int(found.rpartition(",")[2])
-    if last - first + 1 == total:  # in order and without gaps, as unread news are: no need to read each number
+    if (
+        last - first + 1 == total
+    ):  # in order and without gaps, as unread news are: no need to read each number
         return Found(UidSet([(first, last)]), modseq, goes_on)
     return Found(UidSet.of(map(int, found.split(","))), modseq, goes_on)
 
