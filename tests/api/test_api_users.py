@@ -277,7 +277,7 @@ async def test_no_session_ends_with_a_new_name(world: ApiWorld) -> None:
     world.services.hub.listen(hints.append)
     await Connection().log_in(world, "ann")
     await world.root.put(f"/users/{ann}", name="x", disabled=False)
-    assert {hint.kind for hint in hints} <= {"user"}, "others look at the user again, and that is all"
+    assert {hint.kind for hint in hints} == {"account"}, "others look at the user again, and that is all"
     await world.root.put(f"/users/{ann}/logout")
     assert [hint.user_id for hint in hints if hint.kind == "kill"] == [ann]
 

@@ -107,9 +107,15 @@ class User:
     @classmethod
     def made(cls, server: Served) -> User:
         user = cls(server, server.add_user())
-        status, body, _ = user.authenticates()
-        assert status == 200, body
-        user.id, user.token = body["id"], body["token"]
+        bodies: list[dict[str, Any]] = []
+
+        def known() -> bool:  # the worker that answers may not have seen yet that its engine is back
+            status, body, _ = user.authenticates()
+            bodies.append(body)
+            return status == 200
+
+        wait_until(known, "a log-in")
+        user.id, user.token = bodies[-1]["id"], bodies[-1]["token"]
         return user
 
     def __enter__(self) -> User:

@@ -308,4 +308,4 @@ async def test_a_connection_that_fails_takes_no_other_with_it(
                 assert await closed(other)
         await stream.send_all(GET)
         assert b"GET /x 0." in await until(stream, b".")
-    assert "an HTTP connection failed" in capsys.readouterr().out
+    assert "an HTTP connection failed" in "".join(capsys.readouterr())

@@ -19,8 +19,9 @@ from wd_trio.mail.model import Changes
 @dataclass(frozen=True, slots=True)
 class Hint:
     """One committed change. `kind` is "mailbox" (then `changes` may tell it; modseq 0: emptied, renamed or
-    deleted, ask the store), "folders" (a user's list of mailboxes changed), "user" (credentials or limits
-    changed: caches of `user_id` are stale) or "kill" (some of the user's sessions are marked to be ended)."""
+    deleted, ask the store), "folders" (a user's list of mailboxes changed), "account" (what a
+    user is, has or may do changed: caches of it are stale), "user" (the credentials changed: whoever showed old ones
+    shows them again) or "kill" (some of the user's sessions are marked to be ended)."""
 
     kind: str
     user_id: str

@@ -3,7 +3,7 @@
 - Only what was found is remembered, and only under addresses as they are stored: one with a "+detail" may become
   somebody's own without any change of the user it means now. Who is unknown or disabled is looked up every time.
 - An entry says at which version of its user's document it was true. It goes when that user's credentials, limits or
-  addresses change (the hints "user" and "kill", which every process hears of all users), when the bus lost its place,
+  addresses change (hints that every process hears of all users), when the bus lost its place,
   and in any case after `lives_s`: a lost hint costs no more than that.
 - A look-up that was under way when a hint came is not remembered.
 - What must not rest on a memory does not: a user who is gone has no mailbox, and quotas are counted by the append.
@@ -24,7 +24,9 @@ from wd_trio.service.changes import ChangeHub
 LIVES_S: Final = 15.0
 LIMIT_BYTES: Final = 4 << 20
 _ENTRY_BYTES: Final = 900  # the objects and tables of an entry, measured, texts apart
-_HEARD: Final = ("user", "kill")
+ACCOUNT: Final = "account"
+"""The kind of hint after which a user is looked up again."""
+_HEARD: Final = frozenset({ACCOUNT, "user", "kill"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ from wd_trio.ports.mail import MailStore
 from wd_trio.secret import Secret
 from wd_trio.service.changes import ChangeHub
 from wd_trio.service.credentials import Hasher, is_plausible
-from wd_trio.service.recipients import KnownRecipients, Recipient
+from wd_trio.service.recipients import ACCOUNT, KnownRecipients, Recipient
 
 USERS: Final = Collection("users", (Index("username", unique=True),))
 ADDRESSES: Final = Collection("addresses", (Index("address", unique=True), Index("user")))
@@ -360,7 +360,7 @@ class Users:
             await self._gateway.run(change_user, self._documents, user_id, plan)
         finally:
             if self._hub is not None:
-                self._hub.publish(Hint("user", user_id))
+                self._hub.publish(Hint(ACCOUNT, user_id))
 
 
 def checked_username(username: str) -> str:
