@@ -332,7 +332,8 @@ def test_other_workers_sessions_outlive_a_kill(start_server: Callable[..., Serve
     users = [server.add_user(), server.add_user()]
     for user in users:
         deliver(server, user, messages(2))
-    with Pop3Socket(server.pop3) as one, Pop3Socket(server.pop3) as two:
+    wait_until(lambda: server.ask("status")["connections"] == 0, "the deliveries' end")
+    with Pop3Socket(server.pop3) as one, Pop3Socket(server.pop3) as two:  # one on each worker
         for client, user in zip((one, two), users, strict=True):
             assert client.log_in(user).say(b"DELE 2") == MARKED
         os.kill(server.worker_pids()[0], signal.SIGKILL)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from structlog.testing import CapturingLogger
 
 from wd_trio.api.asgi import Incoming, Reply, send_reply
 from wd_trio.ops import http1
@@ -293,9 +294,9 @@ async def test_a_client_that_goes_is_told_to_the_app() -> None:
             await gone.wait()
 
 
-async def test_a_connection_that_fails_takes_no_other_with_it(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_a_connection_that_fails_takes_no_other_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = CapturingLogger()
+    monkeypatch.setattr(http1, "log", said)
     async with serving(answer) as served, await served.connect() as stream:
         with monkeypatch.context() as broken:
 
@@ -308,4 +309,4 @@ async def test_a_connection_that_fails_takes_no_other_with_it(
                 assert await closed(other)
         await stream.send_all(GET)
         assert b"GET /x 0." in await until(stream, b".")
-    assert "an HTTP connection failed" in "".join(capsys.readouterr())
+    assert [call.args for call in said.calls] == [("an HTTP connection failed",)]
