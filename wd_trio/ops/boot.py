@@ -178,26 +178,7 @@ def _compose(
     bus = engine.open_bus(gateway)
     hub = ChangeHub(bus)
     tracking = Tracking(gateway=gateway, documents=documents, sessions=sessions)
-    hasher = Hasher(time_cost=config.auth.argon2_time_cost, memory_kib=config.auth.argon2_memory_kib)
-    users = Users(
-        gateway=gateway,
-        documents=documents,
-        store=store,
-        hasher=hasher,
-        hub=hub,
-        options=UserOptions(default_quota_bytes=config.limits.quota_bytes),
-    )
-    auth = Auth(
-        gateway=gateway,
-        users=users,
-        limits=limits,
-        hasher=hasher,
-        options=AuthOptions(
-            failure_delay_s=config.auth.failure_delay_s,
-            failed_logins_per_ip=config.limits.failed_logins_per_ip,
-            failed_logins_per_user=config.limits.failed_logins_per_user,
-        ),
-    )
+    users, auth = _accounts(config, gateway, engine, hub)
     intake = Intake(gateway=gateway, store=store)
     mailboxes = Mailboxes(gateway=gateway, store=store, hub=hub)
     messages = Messages(gateway=gateway, store=store, hub=hub, intake=intake)
@@ -243,6 +224,30 @@ def _compose(
         tracking=tracking,
         owner=owner,
     )
+
+
+def _accounts(config: Config, gateway: Gateway, engine: Engine, hub: ChangeHub) -> tuple[Users, Auth]:
+    hasher = Hasher(time_cost=config.auth.argon2_time_cost, memory_kib=config.auth.argon2_memory_kib)
+    users = Users(
+        gateway=gateway,
+        documents=engine.documents,
+        store=engine.store,
+        hasher=hasher,
+        hub=hub,
+        options=UserOptions(default_quota_bytes=config.limits.quota_bytes),
+    )
+    auth = Auth(
+        gateway=gateway,
+        users=users,
+        limits=engine.limits,
+        hasher=hasher,
+        options=AuthOptions(
+            failure_delay_s=config.auth.failure_delay_s,
+            failed_logins_per_ip=config.limits.failed_logins_per_ip,
+            failed_logins_per_user=config.limits.failed_logins_per_user,
+        ),
+    )
+    return users, auth
 
 
 def handlers(services: Services, config: Config) -> dict[str, Handler]:
