@@ -291,4 +291,8 @@ def main(folder: Path, command: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2:]))
+    try:
+        sys.exit(main(Path(sys.argv[1]).absolute(), sys.argv[2:]))
+    except (Absent, DidNotStart) as error:
+        print(f"the cluster engine does not start: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -11,8 +11,26 @@ from typing import NamedTuple, TypeAlias
 
 from wd_trio.mail.flagrows import FlagRows
 from wd_trio.mail.model import FlagChange, join_keywords
+from wd_trio.mail.numset import EMPTY, UidSet
 
 Words: TypeAlias = Callable[[str], str]
+
+
+class Chosen(NamedTuple):
+    """The rows that a STORE is to change, the uids that UNCHANGEDSINCE holds back, and those that are gone."""
+
+    rows: FlagRows
+    failed: UidSet
+    missing: UidSet
+
+
+def chosen(found: FlagRows, uids: UidSet, unchanged_since: int | None) -> Chosen:
+    """What a STORE on `uids` comes to where `found` are the living ones (RFC 7162 §3.1.3)."""
+    missing = uids - found.uids if len(found) < len(uids) else EMPTY
+    if unchanged_since is None:
+        return Chosen(found, EMPTY, missing)
+    taken = found.where([modseq <= unchanged_since for modseq in found.modseqs])
+    return Chosen(taken, found.uids - taken.uids, missing)
 
 
 class After(NamedTuple):

@@ -45,6 +45,12 @@ def join_keywords(words: Iterable[str]) -> str:
     return " ".join(by_folded[key] for key in sorted(by_folded))
 
 
+def with_keywords(in_use: str, texts: Iterable[str]) -> str:
+    """The keywords in use in a mailbox, those of some messages' texts added."""
+    words = [word for text in sorted(texts) for word in text.split()]
+    return join_keywords([*in_use.split(), *words]) if words else in_use
+
+
 def flag_names(flags: int, keywords: str) -> list[str]:
     """Flags as IMAP names them, system flags first."""
     names = [name for name, bit in SYSTEM_FLAGS.items() if flags & bit]

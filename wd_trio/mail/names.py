@@ -23,6 +23,12 @@ def fold_inbox(name: str) -> str:
     return name
 
 
+def stored_path(path: str) -> str:
+    """The name under which a store keeps a mailbox: INBOX in capitals however it is written (RFC 3501 §5.1), any
+    other as it is."""
+    return INBOX if path.isascii() and path.upper() == INBOX else path
+
+
 def canonical(path: str) -> str:
     """The one spelling of a name; of one too long to exist, itself (long runs of accents cost to normalise)."""
     if path.isascii() or len(path) > MAX_NAME_BYTES:

@@ -141,3 +141,16 @@ SearchKey: TypeAlias = (
     | Text
 )
 NOTHING = Uids(UidSet())
+
+
+def conjuncts(key: SearchKey) -> tuple[SearchKey, ...]:
+    """The keys that must all hold for a key to hold."""
+    return key.keys if isinstance(key, And) else (key,)
+
+
+def narrowed(uids: UidSet, key: SearchKey) -> UidSet:
+    """Those of `uids` that the key's own sets of uids leave."""
+    for part in conjuncts(key):
+        if isinstance(part, Uids):
+            uids = uids & part.uids
+    return uids

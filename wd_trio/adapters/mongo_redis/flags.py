@@ -21,14 +21,13 @@ from wd_trio.adapters.mongo_redis.layout import (
     flags_update,
     marks,
 )
-from wd_trio.adapters.mongo_redis.messages import with_keywords
 from wd_trio.adapters.mongo_redis.mongo import CALL_S, bounded
 from wd_trio.adapters.mongo_redis.shared import Shared
 from wd_trio.adapters.mongo_redis.work import Box, Guess, Unit
 from wd_trio.adapters.mongo_redis.writer import Change
-from wd_trio.mail.flagchange import after, having
+from wd_trio.mail.flagchange import after, chosen, having
 from wd_trio.mail.flagrows import FlagRows
-from wd_trio.mail.model import DELETED, SEEN, SYSTEM_FLAGS, FlagChange, FlagsStored
+from wd_trio.mail.model import DELETED, SEEN, SYSTEM_FLAGS, FlagChange, FlagsStored, with_keywords
 from wd_trio.mail.numset import EMPTY, UidSet
 
 _EVERY_FLAG: Final = sum(SYSTEM_FLAGS.values())
@@ -104,12 +103,7 @@ def _store(
     found = (
         _rows(unit.find(box.place, uids, FLAGS_PROJECTION)) if known is None else _picked(known.rows, uids)
     )
-    missing = uids - found.uids if len(found) < len(uids) else EMPTY
-    failed = EMPTY
-    if unchanged_since is not None:
-        taken = found.where([modseq <= unchanged_since for modseq in found.modseqs])
-        failed = found.uids - taken.uids
-        found = taken
+    found, failed, missing = chosen(found, uids, unchanged_since)
     previous = box.modseq
     rows, differ = after(found, change, previous + 1)
     if not any(differ):

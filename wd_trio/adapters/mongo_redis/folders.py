@@ -20,7 +20,6 @@ from wd_trio.adapters.mongo_redis.layout import (
     MESSAGES,
     SUBSCRIPTIONS,
     Document,
-    canonical_path,
 )
 from wd_trio.adapters.mongo_redis.messages import come_in, first_uid, go_out
 from wd_trio.adapters.mongo_redis.mongo import CALL_S, bounded
@@ -28,7 +27,7 @@ from wd_trio.adapters.mongo_redis.shared import Shared, missing
 from wd_trio.adapters.mongo_redis.work import Box, Guess, Unit
 from wd_trio.adapters.mongo_redis.writer import Change
 from wd_trio.mail.model import SEPARATOR, Appended, Copied, Expunged, FlagRow, MailboxSpec
-from wd_trio.mail.names import INBOX
+from wd_trio.mail.names import INBOX, stored_path
 from wd_trio.mail.numset import EMPTY, MAX_UID, UidSet
 
 _EVERY_UID: Final = UidSet([(1, MAX_UID)])
@@ -40,7 +39,7 @@ _COPIED_AT_ONCE: Final = 200  # documents, of about 3 KB and at most some 100 KB
 
 def delete(shared: Shared, user_id: str, path: str) -> str:
     """Take a mailbox away, with what is in it; its id. Denied for INBOX."""
-    path = canonical_path(path)
+    path = stored_path(path)
 
     def run(unit: Unit) -> str:
         unit.lock_structure()
@@ -83,7 +82,7 @@ def delete_all(shared: Shared, user_id: str) -> int:
 def rename(shared: Shared, user_id: str, source: str, target: str) -> list[str]:
     """Give a mailbox and its children new paths; the ids of all of them in order of path. For INBOX, its own id
     and that of the mailbox that was made for its messages. Invalid for a target within the source."""
-    source, target = canonical_path(source), canonical_path(target)
+    source, target = stored_path(source), stored_path(target)
 
     def run(unit: Unit) -> list[str]:
         unit.lock_structure()
@@ -138,7 +137,7 @@ def copy(
 ) -> Copied:
     """Copy, or move, the living messages among `uids` in order. Onto the source itself, a move takes two modseqs:
     the new messages the first, the expunge of the old ones the second."""
-    path = canonical_path(path)
+    path = stored_path(path)
     user_id = shared.owner(mailbox_id)
 
     def run(unit: Unit) -> Copied:

@@ -30,7 +30,6 @@ from typing import Any, Final, TypeAlias
 
 from wd_trio.mail.matching import has_plain_header
 from wd_trio.mail.model import DELETED, SEEN, Columns, FlagRow, Mailbox, MessageRow, NewMessage
-from wd_trio.mail.names import INBOX
 from wd_trio.mail.numset import UidSet
 from wd_trio.ports.ids import new_id
 
@@ -64,11 +63,6 @@ _OR_RANGES: Final = 32  # so many ranges MongoDB plans quickly
 _LISTED_UIDS: Final = 20_000  # of more ranges, so many uids are listed one by one in a query
 
 # -- mailboxes
-
-
-def canonical_path(path: str) -> str:
-    """INBOX in capitals however it is written (RFC 3501 §5.1); other names as they are."""
-    return INBOX if path.isascii() and path.upper() == INBOX else path
 
 
 def mailbox_document(

@@ -24,7 +24,6 @@ from wd_trio.adapters.mongo_redis.layout import (
     MESSAGES,
     SUBSCRIPTIONS,
     Document,
-    canonical_path,
     mailbox_document,
     mailbox_of,
 )
@@ -33,7 +32,7 @@ from wd_trio.adapters.mongo_redis.shared import Shared
 from wd_trio.adapters.mongo_redis.work import Box, Unit
 from wd_trio.adapters.mongo_redis.writer import Change
 from wd_trio.mail.model import DEFAULT_MAILBOXES, Mailbox, MailboxSpec, Opened
-from wd_trio.mail.names import INBOX
+from wd_trio.mail.names import INBOX, stored_path
 from wd_trio.mail.numset import EMPTY, UidSet
 
 _UID_VALIDITY: Final = "uidValidity"
@@ -69,7 +68,7 @@ def get(shared: Shared, mailbox_id: str) -> Mailbox:
 
 def find(shared: Shared, user_id: str, path: str) -> Mailbox:
     with shared.mongo.reading() as database:
-        document = database[MAILBOXES].find_one({"user": user_id, "path": canonical_path(path)})
+        document = database[MAILBOXES].find_one({"user": user_id, "path": stored_path(path)})
     if document is None:
         raise errors.NotFound(f"user {user_id} has no such mailbox", what="mailbox")
     shared.own(document["_id"], user_id)
@@ -87,9 +86,7 @@ def open_(shared: Shared, user_id: str, path: str, known_modseq: int) -> Opened:
     """What SELECT tells. One round trip where the uids and the first unseen one are known; the uids of a mailbox
     from which nothing was ever removed always are."""
     with shared.one_moment() as (database, session):
-        document = database[MAILBOXES].find_one(
-            {"user": user_id, "path": canonical_path(path)}, session=session
-        )
+        document = database[MAILBOXES].find_one({"user": user_id, "path": stored_path(path)}, session=session)
         if document is None:
             raise errors.NotFound(f"user {user_id} has no such mailbox", what="mailbox")
         mailbox = mailbox_of(document)
@@ -132,7 +129,7 @@ def _first_unseen_known(shared: Shared, mailbox: Mailbox) -> int | None:
 def ensure(shared: Shared, user_id: str, specs: Sequence[MailboxSpec]) -> list[Mailbox]:
     """Make those of `specs` that are missing, and INBOX if the user has none; all of the user's mailboxes."""
     here = list_of(shared, user_id)
-    wanted = {canonical_path(spec.path) for spec in specs} | {INBOX}
+    wanted = {stored_path(spec.path) for spec in specs} | {INBOX}
     if wanted <= {mailbox.path for mailbox in here}:
         return here
 
@@ -153,7 +150,7 @@ def ensure_path(unit: Unit, path: str) -> Box:
 
 def create(unit: Unit, spec: MailboxSpec) -> Mailbox:
     """Make one mailbox, and INBOX if the user has none. Conflict when there is one of that path or special use."""
-    path = canonical_path(spec.path)
+    path = stored_path(spec.path)
     here = documents_of(unit)
     if any(document["path"] == path for document in here):
         raise errors.Conflict(f"user {unit.user_id} has such a mailbox", what="mailbox")
@@ -173,7 +170,7 @@ def make(unit: Unit, specs: Iterable[MailboxSpec], here: Sequence[Document]) -> 
     paths = {document["path"] for document in here}
     missing: dict[str, MailboxSpec] = {}
     for spec in (*specs, MailboxSpec(INBOX)):
-        path = canonical_path(spec.path)
+        path = stored_path(spec.path)
         if path not in paths:
             missing.setdefault(path, spec)
     if not missing:
@@ -227,7 +224,7 @@ def subscribed_among(unit: Unit, paths: Iterable[str]) -> set[str]:
 
 def subscribe(unit: Unit, path: str, *, subscribed: bool) -> None:
     unit.lock_structure()
-    name = {"user": unit.user_id, "path": canonical_path(path)}
+    name = {"user": unit.user_id, "path": stored_path(path)}
     unit.writes += 1
     if not subscribed:
         unit.collection(SUBSCRIPTIONS).delete_one(name, session=unit.session)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from pymongo.read_concern import ReadConcern
@@ -15,7 +15,6 @@ from wd_trio.adapters.mongo_redis.layout import (
     MESSAGES,
     Document,
     among,
-    canonical_path,
     mailbox_of,
     message_document,
     narrow_row_of,
@@ -38,7 +37,9 @@ from wd_trio.mail.model import (
     MessageRow,
     NewMessage,
     join_keywords,
+    with_keywords,
 )
+from wd_trio.mail.names import stored_path
 from wd_trio.mail.numset import MAX_UID, UidSet
 
 _WIDE: Final = Columns.ROPE | Columns.HEADER
@@ -59,7 +60,7 @@ def append(
     create: bool,
 ) -> Appended:
     """Blobs are kept and marked before the transaction, which does not touch them."""
-    path = canonical_path(path)
+    path = stored_path(path)
     brought = {blob.digest for blob in blobs}
     referred = {digest for message in messages for digest in message.content.blobs}
     if not referred <= brought:
@@ -156,12 +157,6 @@ def go_out(unit: Unit, box: Box, found: Sequence[Document]) -> UidSet:
     unit.vanish(box, gone)
     unit.learn(box, previous, (), gone)
     return gone
-
-
-def with_keywords(in_use: str, texts: Iterable[str]) -> str:
-    """The keywords in use in a mailbox, those of some messages' texts added."""
-    words = [word for text in sorted(texts) for word in text.split()]
-    return join_keywords([*in_use.split(), *words]) if words else in_use
 
 
 # -- fetch

@@ -53,6 +53,8 @@ from wd_trio.mail.search import (
     SearchKey,
     Size,
     Uids,
+    conjuncts,
+    narrowed,
 )
 
 TEXT_BUDGET_BYTES: Final = 1 << 20
@@ -85,13 +87,13 @@ def page(
         with shared.one_moment() as (database, session):
             document = shared.document(database, session, user_id, mailbox_id)
             rows = shared.known.learn(database, session, document).rows
-        return _among_known(rows, _narrowed(uids.between(after + 1, MAX_UID), key), of_flags, now, limit)
+        return _among_known(rows, narrowed(uids.between(after + 1, MAX_UID), key), of_flags, now, limit)
     condition = _Condition(now)
     wanted = condition.of(key, perhaps=_EVERY)
     matcher = None if condition.exact else Matcher(key, now=now)
     if matcher is not None:
         limit = max(limit // (1 + matcher.keys // _LONG_KEY), 1)
-    walk = _walk((user_id, mailbox_id), _narrowed(uids.between(after + 1, MAX_UID), key), key, limit)
+    walk = _walk((user_id, mailbox_id), narrowed(uids.between(after + 1, MAX_UID), key), key, limit)
     found = _NOTHING if walk is None else _look(shared, walk, wanted, matcher)
     if not found.uids and not found.after:
         with shared.mongo.reading() as database:
@@ -100,17 +102,6 @@ def page(
 
 
 # -- which messages to look at
-
-
-def _conjuncts(key: SearchKey) -> tuple[SearchKey, ...]:
-    return key.keys if isinstance(key, And) else (key,)
-
-
-def _narrowed(uids: UidSet, key: SearchKey) -> UidSet:
-    for part in _conjuncts(key):
-        if isinstance(part, Uids):
-            uids = uids & part.uids
-    return uids
 
 
 class _Walk(NamedTuple):
@@ -132,7 +123,7 @@ def _walk(place: tuple[str, str], uids: UidSet, key: SearchKey, limit: int) -> _
     if uids.range_count > _WALKED_RANGES:
         uids = uids.slice(0, _LISTED_UIDS)
     (base,) = among(*place, uids)
-    parts = _conjuncts(key)
+    parts = conjuncts(key)
     hint = BY_UID
     if Flag(DELETED) in parts:
         hint, base = BY_DELETED, base | {"deleted": True}
@@ -222,7 +213,7 @@ def _ask_each(shared: Shared, walk: _Walk, documents: Iterable[Mapping[str, Any]
 
 def _of_flags(key: SearchKey) -> SearchKey | None:
     """The key without the uids that narrow the walk, if what is left speaks of flags and keywords alone."""
-    rest = And(tuple(part for part in _conjuncts(key) if not isinstance(part, Uids)))
+    rest = And(tuple(part for part in conjuncts(key) if not isinstance(part, Uids)))
     return rest if _is_of_flags(rest, 0) else None
 
 

@@ -12,11 +12,10 @@ from typing import Final
 
 from wd_trio.adapters.sqlite import journal
 from wd_trio.adapters.sqlite.mailboxes import MailboxState
-from wd_trio.adapters.sqlite.messages import with_keywords
 from wd_trio.adapters.sqlite.rows import pick
 from wd_trio.mail import flagchange
 from wd_trio.mail.flagrows import FlagRows
-from wd_trio.mail.model import DELETED, SEEN, SYSTEM_FLAGS, FlagChange, FlagsStored
+from wd_trio.mail.model import DELETED, SEEN, SYSTEM_FLAGS, FlagChange, FlagsStored, with_keywords
 from wd_trio.mail.numset import EMPTY, UidSet
 
 _EVERY_FLAG: Final = sum(SYSTEM_FLAGS.values())
@@ -61,12 +60,7 @@ def store(
 ) -> FlagsStored:
     """Apply `change` to the living messages among `uids`. Held-back messages are in `failed` alone, not in `rows`."""
     found = read(connection, mailbox.number, uids)
-    missing = uids - found.uids if len(found) < len(uids) else EMPTY
-    failed = EMPTY
-    if unchanged_since is not None:
-        taken = found.where([modseq <= unchanged_since for modseq in found.modseqs])
-        failed = found.uids - taken.uids
-        found = taken
+    found, failed, missing = flagchange.chosen(found, uids, unchanged_since)
     after = flagchange.after(found, change, mailbox.modseq + 1)
     if not any(after.changed):
         return FlagsStored(mailbox.modseq, mailbox.modseq, found, failed, missing)

@@ -10,11 +10,11 @@ import sqlite3
 
 from wd_trio import errors
 from wd_trio.adapters.sqlite import graves, journal, mailboxes, messages, usage
-from wd_trio.adapters.sqlite.mailboxes import MailboxState, canonical_path
+from wd_trio.adapters.sqlite.mailboxes import MailboxState
 from wd_trio.adapters.sqlite.messages import NewRow
 from wd_trio.adapters.sqlite.rows import pick
 from wd_trio.mail.model import SEPARATOR, Copied, Expunged, MailboxSpec
-from wd_trio.mail.names import INBOX
+from wd_trio.mail.names import INBOX, stored_path
 from wd_trio.mail.numset import EMPTY, MAX_UID, UidSet
 
 _EVERY_UID = UidSet([(1, MAX_UID)])
@@ -23,7 +23,7 @@ _EVERY_UID = UidSet([(1, MAX_UID)])
 def delete(connection: sqlite3.Connection, user_id: str, path: str) -> str:
     """Take a mailbox away, with what is in it; its id. Denied for INBOX."""
     mailbox = mailboxes.state_by_path(connection, user_id, path)
-    if canonical_path(path) == INBOX:
+    if stored_path(path) == INBOX:
         raise errors.Denied("INBOX stays", what="mailbox")
     size, count = connection.execute(
         "SELECT size_bytes, messages FROM mailboxes WHERE mailbox = ?", (mailbox.number,)
@@ -36,7 +36,7 @@ def delete(connection: sqlite3.Connection, user_id: str, path: str) -> str:
 def rename(connection: sqlite3.Connection, user_id: str, source: str, target: str, now: int) -> list[str]:
     """Give a mailbox and its children new paths; the ids of all of them in order of path. For INBOX, its own id
     and that of the mailbox that was made for its messages. Invalid for a target within the source."""
-    source, target = canonical_path(source), canonical_path(target)
+    source, target = stored_path(source), stored_path(target)
     mailbox = mailboxes.state_by_path(connection, user_id, source)
     if source == INBOX:
         made = mailboxes.create(connection, user_id, MailboxSpec(target, subscribed=False), now)

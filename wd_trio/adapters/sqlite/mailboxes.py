@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from wd_trio import errors
 from wd_trio.mail.model import DEFAULT_MAILBOXES, Mailbox, MailboxSpec, Opened
-from wd_trio.mail.names import INBOX
+from wd_trio.mail.names import INBOX, stored_path
 from wd_trio.mail.numset import EMPTY, UidSet
 from wd_trio.ports.ids import new_id
 
@@ -43,11 +43,6 @@ class MailboxState(NamedTuple):
 _STATE: Final = "SELECT mailbox, id, user_id, uid_validity, uid_next, modseq, keywords FROM mailboxes"
 
 
-def canonical_path(path: str) -> str:
-    """INBOX in capitals however it is written (RFC 3501 §5.1); other names as they are."""
-    return INBOX if path.isascii() and path.upper() == INBOX else path
-
-
 def list_of(connection: sqlite3.Connection, user_id: str) -> list[Mailbox]:
     rows = connection.execute(
         f"SELECT {_FIELDS} FROM mailboxes WHERE user_id = ? ORDER BY path <> 'INBOX', path", (user_id,)
@@ -74,7 +69,7 @@ def get_of_user(connection: sqlite3.Connection, user_id: str, mailbox_id: str) -
 
 def find(connection: sqlite3.Connection, user_id: str, path: str) -> Mailbox:
     row = connection.execute(
-        f"SELECT {_FIELDS} FROM mailboxes WHERE user_id = ? AND path = ?", (user_id, canonical_path(path))
+        f"SELECT {_FIELDS} FROM mailboxes WHERE user_id = ? AND path = ?", (user_id, stored_path(path))
     ).fetchone()
     if row is None:
         raise errors.NotFound(f"user {user_id} has no such mailbox", what="mailbox")
@@ -90,7 +85,7 @@ def state_by_id(connection: sqlite3.Connection, mailbox_id: str) -> MailboxState
 
 def state_by_path(connection: sqlite3.Connection, user_id: str, path: str) -> MailboxState:
     row = connection.execute(
-        f"{_STATE} WHERE user_id = ? AND path = ?", (user_id, canonical_path(path))
+        f"{_STATE} WHERE user_id = ? AND path = ?", (user_id, stored_path(path))
     ).fetchone()
     if row is None:
         raise errors.NotFound(f"user {user_id} has no such mailbox", what="mailbox")
@@ -101,7 +96,7 @@ def ensure(connection: sqlite3.Connection, user_id: str, specs: Sequence[Mailbox
     """Make those of `specs` that are missing, and INBOX if the user has none."""
     here = paths_of(connection, user_id)
     for spec in (*specs, MailboxSpec(INBOX)):
-        path = canonical_path(spec.path)
+        path = stored_path(spec.path)
         if path not in here:
             here.add(path)
             _make(connection, user_id, path, spec, now)
@@ -109,14 +104,14 @@ def ensure(connection: sqlite3.Connection, user_id: str, specs: Sequence[Mailbox
 
 def ensure_path(connection: sqlite3.Connection, user_id: str, path: str, now: int) -> None:
     """Make the mailbox a delivery goes to, together with the default ones, if it is missing."""
-    path = canonical_path(path)
+    path = stored_path(path)
     if not _exists(connection, user_id, "path", path):
         ensure(connection, user_id, (*DEFAULT_MAILBOXES, MailboxSpec(path)), now)
 
 
 def create(connection: sqlite3.Connection, user_id: str, spec: MailboxSpec, now: int) -> Mailbox:
     """Make one mailbox, and INBOX if the user has none. Conflict when there is one of that path or special use."""
-    path = canonical_path(spec.path)
+    path = stored_path(spec.path)
     if _exists(connection, user_id, "path", path):
         raise errors.Conflict(f"user {user_id} has such a mailbox", what="mailbox")
     if spec.special_use and _exists(connection, user_id, "special_use", spec.special_use):
@@ -151,7 +146,7 @@ def subscribe(connection: sqlite3.Connection, user_id: str, path: str, *, subscr
         statement = "INSERT OR IGNORE INTO subscriptions (user_id, path) VALUES (?, ?)"
     else:
         statement = "DELETE FROM subscriptions WHERE user_id = ? AND path = ?"
-    connection.execute(statement, (user_id, canonical_path(path)))
+    connection.execute(statement, (user_id, stored_path(path)))
 
 
 def subscriptions(connection: sqlite3.Connection, user_id: str) -> list[str]:
@@ -173,7 +168,7 @@ def open_(connection: sqlite3.Connection, user_id: str, path: str, known_modseq:
     """What SELECT tells. `known_modseq` spares the walk over the uids of a mailbox that has not changed."""
     row = connection.execute(
         f"SELECT mailbox, keywords, {_FIRST_UNSEEN}, {_FIELDS} FROM mailboxes WHERE user_id = ? AND path = ?",
-        (user_id, canonical_path(path)),
+        (user_id, stored_path(path)),
     ).fetchone()
     if row is None:
         raise errors.NotFound(f"user {user_id} has no such mailbox", what="mailbox")

@@ -23,6 +23,7 @@ from wd_trio.mail.model import (
     MessageRow,
     NewMessage,
     join_keywords,
+    with_keywords,
 )
 from wd_trio.mail.numset import MAX_UID, UidSet
 
@@ -112,12 +113,6 @@ def _count_in(
         },
     )
     usage.add(connection, mailbox.user_id, size, len(rows))
-
-
-def with_keywords(in_use: str, texts: set[str]) -> str:
-    """The keywords in use in a mailbox, those of some messages' texts added."""
-    words = [word for text in sorted(texts) for word in text.split()]
-    return join_keywords([*in_use.split(), *words]) if words else in_use
 
 
 # -- fetch

@@ -40,6 +40,8 @@ from wd_trio.mail.search import (
     SearchKey,
     Size,
     Uids,
+    conjuncts,
+    narrowed,
 )
 
 TEXT_BUDGET_BYTES: Final = 1 << 20  # others wait for their turn meanwhile
@@ -65,7 +67,7 @@ def page(
 ) -> Found:
     """The first matches among `uids` above `after`: `limit` messages looked at, or `TEXT_BUDGET_BYTES` read;
     fewer where the key is a very long one. Invalid (what="search") for more texts than a Matcher takes."""
-    uids = _narrowed(uids.between(after + 1, MAX_UID), key)
+    uids = narrowed(uids.between(after + 1, MAX_UID), key)
     if not uids:
         return Found(EMPTY, 0, 0)
     condition = _Condition(now)
@@ -124,17 +126,6 @@ def _ask_each(connection: sqlite3.Connection, picked: Picked, matcher: Matcher, 
 # -- which messages to look at
 
 
-def _conjuncts(key: SearchKey) -> tuple[SearchKey, ...]:
-    return key.keys if isinstance(key, And) else (key,)
-
-
-def _narrowed(uids: UidSet, key: SearchKey) -> UidSet:
-    for part in _conjuncts(key):
-        if isinstance(part, Uids):
-            uids = uids & part.uids
-    return uids
-
-
 class _Walk(NamedTuple):
     """As Picked, and the uid at which the walk ends when more lies behind it, else 0."""
 
@@ -166,7 +157,7 @@ def _walk(connection: sqlite3.Connection, number: int, uids: UidSet, key: Search
 
 def _index(connection: sqlite3.Connection, number: int, key: SearchKey) -> tuple[str, str]:
     """The partial index to walk for a key, with the predicate that allows it; empty where none pays."""
-    parts = _conjuncts(key)
+    parts = conjuncts(key)
     if not (Flag(DELETED) in parts or Not(Flag(SEEN)) in parts):
         return "", ""
     unseen, deleted, total = connection.execute(
