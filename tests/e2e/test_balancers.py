@@ -22,15 +22,14 @@ from balancers import (
     Imap,
     Imaps,
     Pop3,
+    balancing,
     free_ports,
-    haproxy_cfg,
-    make_certificate,
     need_nginx,
     nginx_command,
     nginx_conf,
     running,
 )
-from peers import LmtpClient, need, wait_until
+from peers import LmtpClient, wait_until
 from served import Account, Served, start
 
 from wd_trio.ops import admin
@@ -63,22 +62,14 @@ def ports_of(server: Served) -> dict[str, int]:
 @pytest.fixture(scope="module")
 def nginx(server: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Balancer]:
     """Version 1 of the header."""
-    folder = tmp_path_factory.mktemp("nginx")
-    ports = free_ports(["imap", "pop3", "lmtp", "api"])
-    conf = folder / "nginx.conf"
-    conf.write_text("daemon off;\n" + nginx_conf([ports_of(server)], ports))
-    with running(nginx_command(need_nginx(), folder, conf), ports, folder) as balancer:
+    with balancing("nginx", tmp_path_factory.mktemp("nginx"), [ports_of(server)]) as balancer:
         yield balancer
 
 
 def haproxy_with(header: str) -> Callable[[Served, pytest.TempPathFactory], Iterator[Balancer]]:
     def haproxy(server: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Balancer]:
         folder = tmp_path_factory.mktemp("haproxy")
-        ports = free_ports(["imap", "imaps", "pop3", "pop3s", "lmtp", "api"])
-        certificate = make_certificate(need("openssl"), folder)
-        cfg = folder / "haproxy.cfg"
-        cfg.write_text(haproxy_cfg([ports_of(server)], ports, certificate, header=header))
-        with running([need("haproxy"), "-db", "-f", str(cfg)], ports, folder) as balancer:
+        with balancing("haproxy", folder, [ports_of(server)], header=header) as balancer:
             yield balancer
 
     return haproxy

@@ -119,6 +119,27 @@ def running(command: Sequence[str], ports: Mapping[str, int], folder: Path) -> I
         process.wait(WAIT_S)
 
 
+@contextlib.contextmanager
+def balancing(
+    kind: str, folder: Path, servers: Sequence[Mapping[str, int]], *, header: str = "send-proxy-v2-ssl"
+) -> Iterator[Balancer]:
+    """ "nginx" or "haproxy" before these servers, as deploy/ configures it; HAProxy with that form of the header."""
+    folder.mkdir(exist_ok=True)
+    if kind == "nginx":
+        ports = free_ports(["imap", "pop3", "lmtp", "api"])
+        configuration = folder / "nginx.conf"
+        configuration.write_text("daemon off;\n" + nginx_conf(servers, ports))
+        command = nginx_command(need_nginx(), folder, configuration)
+    else:
+        ports = free_ports(["imap", "imaps", "pop3", "pop3s", "lmtp", "api"])
+        configuration = folder / "haproxy.cfg"
+        certificate = make_certificate(need("openssl"), folder)
+        configuration.write_text(haproxy_cfg(servers, ports, certificate, header=header))
+        command = [need("haproxy"), "-db", "-f", str(configuration)]
+    with running(command, ports, folder) as balancer:
+        yield balancer
+
+
 def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + WAIT_S
     while True:

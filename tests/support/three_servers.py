@@ -9,17 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from balancers import (
-    Balancer,
-    free_ports,
-    haproxy_cfg,
-    make_certificate,
-    need_nginx,
-    nginx_command,
-    nginx_conf,
-    running,
-)
-from peers import need
+from balancers import Balancer, balancing
 from served import Served, start
 
 ROOT_TOKEN = "root" * 10
@@ -71,30 +61,12 @@ def three_servers(folder: Path, mongo_url: str, redis_url: str, kind: str) -> It
         places = [
             {name: place.port for name, place in server.wait_ready().places.items()} for server in servers
         ]
-        with _balancing(kind, folder / kind, places) as balancer:
+        with balancing(kind, folder / kind, places) as balancer:
             yield Cluster(servers, balancer)
     finally:
         for server in servers:
             if server.process.poll() is None:
                 server.stop()
-
-
-@contextlib.contextmanager
-def _balancing(kind: str, folder: Path, places: list[dict[str, int]]) -> Iterator[Balancer]:
-    folder.mkdir()
-    if kind == "nginx":
-        ports = free_ports(["imap", "pop3", "lmtp", "api"])
-        configuration = folder / "nginx.conf"
-        configuration.write_text("daemon off;\n" + nginx_conf(places, ports))
-        command = nginx_command(need_nginx(), folder, configuration)
-    else:
-        ports = free_ports(["imap", "imaps", "pop3", "pop3s", "lmtp", "api"])
-        configuration = folder / "haproxy.cfg"
-        certificate = make_certificate(need("openssl"), folder)
-        configuration.write_text(haproxy_cfg(places, ports, certificate))
-        command = [need("haproxy"), "-db", "-f", str(configuration)]
-    with running(command, ports, folder) as balancer:
-        yield balancer
 
 
 def lose(server: Served) -> None:
