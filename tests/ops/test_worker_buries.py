@@ -23,11 +23,11 @@ class Gravedigger:
 async def test_an_engine_that_is_away_keeps_no_worker_from_serving() -> None:
     """And is asked once, not for each of them: every asking may cost a time-out."""
     services = Gravedigger(works=False)
-    await _bury_first(cast(Services, services), ["s/1", "s/2"])
+    assert await _bury_first(cast(Services, services), ["s/1", "s/2"]) == []
     assert services.asked == ["s/1"]
 
 
 async def test_the_dead_are_buried_first() -> None:
     services = Gravedigger(works=True)
-    await _bury_first(cast(Services, services), ["s/1", "s/2"])
+    assert await _bury_first(cast(Services, services), ["s/1", "s/2"]) == ["s/1", "s/2"]
     assert services.asked == ["s/1", "s/2"]

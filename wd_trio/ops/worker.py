@@ -120,12 +120,12 @@ class Worker:
                     services = await stack.enter_async_context(
                         open_services(boot.config, server=boot.server, worker=boot.owner, hub=self._bus)
                     )
-                    await self._bury_before(boot.dead, services)
                 except WdError as error:
                     status = await self._cannot_start(str(error))
                     outer.cancel_scope.cancel()
                     return status
-                await _bury_first(services, boot.dead)
+                for owner in await _bury_first(services, boot.dead):
+                    await self._tell(messages.Buried(owner))
                 self._end_streams = services.updates.end_all
                 health = self._health = Health(gateway=services.gateway, pings=services.engine.pings)
                 app = create_app(
@@ -278,17 +278,6 @@ class Worker:
             ids, self._closed = self._closed[: messages.MANY_IDS], self._closed[messages.MANY_IDS :]
             await self._tell(messages.Closed(ids))
 
-    async def _bury_before(self, owners: Sequence[str], services: Services) -> None:
-        """End what workers held that died while none lived, so that their clients find their places free. An engine
-        that is down for it may serve mail all the same: the supervisor tells the rest again."""
-        for owner in owners:
-            try:
-                await services.bury(owner)
-            except Unavailable as error:
-                log.warning("a dead worker's sessions not ended yet", owner=owner, error=str(error))
-            else:
-                await self._tell(messages.Buried(owner))
-
     async def _bury_dead(self, services: Services) -> None:
         while True:
             await self._some_dead.wait()
@@ -340,14 +329,17 @@ class Worker:
             done.set()
 
 
-async def _bury_first(services: Services, dead: Sequence[str]) -> None:
-    """End what dead workers held before anything is served. Where that cannot be done now, it does not keep this
-    worker from serving: when it is ready the supervisor names them all again."""
+async def _bury_first(services: Services, dead: Sequence[str]) -> list[str]:
+    """End what dead workers held before anything is served; those of whom that is done. Where it cannot be done now,
+    it does not keep this worker from serving: when it is ready the supervisor names the others again."""
+    buried: list[str] = []
     try:
         for owner in dead:
             await services.bury(owner)
+            buried.append(owner)
     except Unavailable as error:
-        log.warning("dead workers' sessions not ended yet", owners=len(dead), error=str(error))
+        log.warning("dead workers' sessions not ended yet", owners=len(dead) - len(buried), error=str(error))
+    return buried
 
 
 def _exit_after(seconds: float, status: int) -> None:
