@@ -11,7 +11,9 @@ import trio
 import trio.testing
 
 from wd_trio.config import Limits
+from wd_trio.ops.connections import Connections
 from wd_trio.ops.door import TRIES, Arrival, Door
+from wd_trio.servers.slots import Slots
 
 
 class Worker:
@@ -55,15 +57,22 @@ def outside() -> Iterator[Outside]:
     made.close()
 
 
-def test_the_least_loaded_worker_gets_the_next(outside: Outside) -> None:
-    door = Door(Limits())
+@pytest.fixture
+def connections() -> Iterator[Connections]:
+    made = Connections(Slots.create(100))
+    yield made
+    made.close()
+
+
+def test_the_least_loaded_worker_gets_the_next(outside: Outside, connections: Connections) -> None:
+    door = Door(Limits(), connections)
     workers = [Worker(), Worker(), Worker()]
     for worker in workers:
         door.open_to(worker)
     for _ in range(7):
         outside.come(door)
     assert sorted(worker.load for worker in workers) == [2, 2, 3]
-    assert len({arrival.peer.id for worker in workers for arrival in worker.arrivals}) == 7
+    assert len({arrival.number for worker in workers for arrival in worker.arrivals}) == 7
     assert len(door) == 7
 
 
@@ -77,9 +86,9 @@ def test_the_least_loaded_worker_gets_the_next(outside: Outside) -> None:
     ],
 )
 def test_a_limit_refuses_in_the_protocols_words(
-    limits: Limits, protocol: str, words: bytes, outside: Outside
+    limits: Limits, protocol: str, words: bytes, outside: Outside, connections: Connections
 ) -> None:
-    door, worker = Door(limits), Worker()
+    door, worker = Door(limits, connections), Worker()
     door.open_to(worker)
     for _ in range(2):
         outside.come(door, protocol=protocol)
@@ -87,32 +96,35 @@ def test_a_limit_refuses_in_the_protocols_words(
     assert refused.recv(1000).startswith(words)
     assert refused.recv(1000) == b""
     assert worker.load == 2
-    door.gone([worker.arrivals[0].peer.id])
+    connections.leave(worker.arrivals[0].number)
     outside.come(door, protocol=protocol)
     assert worker.load == 3
 
 
-def test_addresses_are_counted_apart_and_unix_sockets_not_at_all(outside: Outside) -> None:
-    door, worker = Door(replace(Limits(), connections_per_ip=1)), Worker()
+def test_addresses_are_counted_apart_and_unix_sockets_not_at_all(
+    outside: Outside, connections: Connections
+) -> None:
+    door, worker = Door(replace(Limits(), connections_per_ip=1), connections), Worker()
     door.open_to(worker)
     for ip in ("192.0.2.1", "192.0.2.2", "unix", "unix"):
         outside.come(door, ip)
     assert worker.load == 4
 
 
-def test_an_end_told_twice_counts_once(outside: Outside) -> None:
-    door, worker = Door(Limits()), Worker()
+def test_an_end_told_twice_counts_once(outside: Outside, connections: Connections) -> None:
+    door, worker = Door(Limits(), connections), Worker()
     door.open_to(worker)
     outside.come(door)
     outside.come(door)
-    name = worker.arrivals[0].peer.id
-    door.gone([name, name])
-    door.gone([name, "unknown"])
+    number = worker.arrivals[0].number
+    connections.leave(number)
+    connections.leave(number)
+    connections.leave(99)
     assert len(door) == 1
 
 
-def test_without_workers_connections_wait_for_the_next(outside: Outside) -> None:
-    door, dead, new = Door(Limits()), Worker(), Worker()
+def test_without_workers_connections_wait_for_the_next(outside: Outside, connections: Connections) -> None:
+    door, dead, new = Door(Limits(), connections), Worker(), Worker()
     door.open_to(dead)
     door.close_to(dead)
     outside.come(door)
@@ -121,8 +133,10 @@ def test_without_workers_connections_wait_for_the_next(outside: Outside) -> None
     assert new.load == 1
 
 
-def test_what_a_worker_could_not_take_goes_to_another_and_then_is_refused(outside: Outside) -> None:
-    door, one, other = Door(Limits()), Worker(), Worker()
+def test_what_a_worker_could_not_take_goes_to_another_and_then_is_refused(
+    outside: Outside, connections: Connections
+) -> None:
+    door, one, other = Door(Limits(), connections), Worker(), Worker()
     door.open_to(one)
     client = outside.come(door)
     door.close_to(one)
@@ -136,24 +150,24 @@ def test_what_a_worker_could_not_take_goes_to_another_and_then_is_refused(outsid
     assert len(door) == 0
 
 
-def test_those_that_wait_at_the_end_are_told(outside: Outside) -> None:
-    door = Door(Limits())
+def test_those_that_wait_at_the_end_are_told(outside: Outside, connections: Connections) -> None:
+    door = Door(Limits(), connections)
     client = outside.come(door)
     door.refuse_waiting()
     assert client.recv(1000).startswith(b"* BYE")
     assert len(door) == 0
 
 
-def test_a_client_that_is_gone_already_is_refused_quietly(outside: Outside) -> None:
-    door = Door(replace(Limits(), connections=0))
+def test_a_client_that_is_gone_already_is_refused_quietly(outside: Outside, connections: Connections) -> None:
+    door = Door(replace(Limits(), connections=0), connections)
     client, served = socket.socketpair()
     client.close()
     door.come("imap", served, "192.0.2.1", 1)
     assert served.fileno() == -1
 
 
-async def test_accepting_waits_for_a_worker() -> None:
-    door, worker = Door(Limits()), Worker()
+async def test_accepting_waits_for_a_worker(connections: Connections) -> None:
+    door, worker = Door(Limits(), connections), Worker()
     wanted = trio.Event()
 
     async def wait() -> None:

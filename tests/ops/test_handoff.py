@@ -17,7 +17,6 @@ from wd_trio.config import Api, Config
 from wd_trio.ops import messages
 from wd_trio.ops.handoff import BATCH_DESCRIPTORS, Channel, ChannelOver, channel_pair, close_all
 from wd_trio.secret import Secret
-from wd_trio.servers.driver import Peer
 
 
 @pytest.fixture
@@ -29,16 +28,14 @@ def ends() -> Iterator[tuple[Channel, Channel]]:
             end.close()
 
 
-def peers(count: int) -> list[Peer]:
-    return [Peer(f"c{number}", "imap", "192.0.2.1", 1000 + number) for number in range(count)]
-
-
 MESSAGES: list[messages.Message] = [
     messages.Ready(7),
     messages.Failed("no disk"),
-    messages.Adopt(3, peers(2)),
+    messages.Adopt(3, [4, 1], {1: b"rest"}),
     messages.Adopted(3, refused=True),
-    messages.Closed(["a", "b"]),
+    messages.Closed([1, 2]),
+    messages.Moved([3, 5], {5: b"a line\r"}),
+    messages.Upgrade(9),
     messages.Drain(8.0, stopping=True),
     messages.Ping(1),
     messages.Pong(1),
@@ -75,7 +72,7 @@ async def test_a_full_batch_of_descriptors_arrives_in_order_and_close_on_exec(
     pipes = [os.pipe() for _ in range(BATCH_DESCRIPTORS)]
     for number, (_, write) in enumerate(pipes):
         os.write(write, bytes([number]))
-    await ends[0].send(messages.Adopt(1, peers(BATCH_DESCRIPTORS)), [read for read, _ in pipes])
+    await ends[0].send(messages.Adopt(1, list(range(BATCH_DESCRIPTORS))), [read for read, _ in pipes])
     received = await ends[1].receive()
     assert not received.truncated
     assert [os.read(descriptor, 1)[0] for descriptor in received.descriptors] == list(
@@ -96,7 +93,7 @@ async def test_descriptors_that_do_not_fit_are_noticed_and_leak_nothing(
 ) -> None:
     pipes = [os.pipe() for _ in range(20)]
     open_before = set(os.listdir("/proc/self/fd"))
-    await ends[0].send(messages.Adopt(1, peers(20)), [read for read, _ in pipes])
+    await ends[0].send(messages.Adopt(1, list(range(20))), [read for read, _ in pipes])
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     spare = os.dup(0)
     os.close(spare)
@@ -107,7 +104,7 @@ async def test_descriptors_that_do_not_fit_are_noticed_and_leak_nothing(
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert received.truncated
     assert received.descriptors == ()
-    assert received.message == messages.Adopt(1, peers(20))
+    assert received.message == messages.Adopt(1, list(range(20)))
     assert set(os.listdir("/proc/self/fd")) <= open_before
     close_all([end for pipe in pipes for end in pipe])
 
@@ -172,7 +169,7 @@ def test_a_socket_may_travel_twice_and_live_on(ends: tuple[Channel, Channel]) ->
         ours, theirs = socket.socketpair()
         with ours, theirs:
             for batch in (1, 2):
-                await ends[0].send(messages.Adopt(batch, peers(1)), [ours.fileno()])
+                await ends[0].send(messages.Adopt(batch, list(range(1))), [ours.fileno()])
                 close_all((await ends[1].receive()).descriptors)
             theirs.sendall(b"still here")
             assert ours.recv(100) == b"still here"

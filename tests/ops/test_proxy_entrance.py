@@ -6,7 +6,7 @@ import contextlib
 import re
 import socket
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -17,32 +17,43 @@ from proxy_headers import LOCAL, PROXY, TCP4, addresses, tls, v2
 from wd_trio.addresses import Listen
 from wd_trio.config import Limits
 from wd_trio.ops import entrance as entrance_module
+from wd_trio.ops.connections import Connections
 from wd_trio.ops.door import Arrival, Door
 from wd_trio.ops.entrance import HEADER_S, Entrance
 from wd_trio.ops.listeners import Listener
+from wd_trio.servers.driver import Peer, peer_of
 from wd_trio.servers.proxy import read_header
+from wd_trio.servers.slots import Slots
 
 V1 = b"PROXY TCP4 203.0.113.7 192.0.2.1 4711 143\r\n"
 BALANCER = "127.0.0.9"
+
+
+@dataclass
+class Arrived:
+    sock: socket.socket
+    peer: Peer
 
 
 class Worker:
     """Takes all that the door lets in."""
 
     def __init__(self) -> None:
-        self.arrivals: list[Arrival] = []
+        self.arrivals: list[Arrived] = []
         self.came = trio.Event()
+        self.connections = Connections(Slots.create(2000))
 
     @property
     def load(self) -> int:
         return len(self.arrivals)
 
     def give(self, arrival: Arrival) -> None:
-        self.arrivals.append(arrival)
+        sock = self.connections.take_descriptor(arrival.number)
+        self.arrivals.append(Arrived(sock, peer_of(self.connections.slots.at(arrival.number))))
         self.came.set()
         self.came = trio.Event()
 
-    async def wait_for(self, count: int) -> Arrival:
+    async def wait_for(self, count: int) -> Arrived:
         while len(self.arrivals) < count:
             await self.came.wait()
         return self.arrivals[count - 1]
@@ -54,6 +65,7 @@ class Worker:
     def close(self) -> None:
         for arrival in self.arrivals:
             arrival.sock.close()
+        self.connections.close()
 
 
 @pytest.fixture
@@ -68,7 +80,7 @@ async def opened(
     worker: Worker, *networks: str, limits: Limits | None = None
 ) -> AsyncIterator[tuple[Entrance, tuple[str, int]]]:
     """An entrance that serves IMAP on a real port, and where that is."""
-    door = Door(limits or Limits())
+    door = Door(limits or Limits(), worker.connections)
     door.open_to(worker)
     entrance = Entrance(door, networks)
     with socket.create_server(("127.0.0.1", 0)) as sock:
@@ -137,7 +149,7 @@ async def test_others_are_never_listened_to(worker: Worker) -> None:
 
 
 async def test_unix_sockets_never_speak_for_others(worker: Worker) -> None:
-    door = Door(Limits())
+    door = Door(Limits(), worker.connections)
     door.open_to(worker)
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -168,7 +180,7 @@ async def test_a_slow_header_has_three_seconds_and_stands_in_nobodys_way(
     worker: Worker, autojump_clock: trio.testing.MockClock
 ) -> None:
     began = trio.current_time()
-    door = Door(Limits())
+    door = Door(Limits(), worker.connections)
     door.open_to(worker)
     entrance = Entrance(door, ["127.0.0.9/32"])
     pairs = [socket.socketpair() for _ in range(2)]

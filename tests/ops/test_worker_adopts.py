@@ -11,9 +11,8 @@ import trio.testing
 from wd_trio.ops import messages, worker
 from wd_trio.ops.handoff import Channel, Received, channel_pair
 from wd_trio.ops.worker import Worker
-from wd_trio.servers.driver import Connection, Peer
-
-PEER = Peer("a1", "imap", "192.0.2.1", 4711)
+from wd_trio.servers.driver import Connection
+from wd_trio.servers.slots import Phase, Slots
 
 
 async def test_a_leave_while_a_batch_is_acknowledged_drains_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,13 +24,15 @@ async def test_a_leave_while_a_batch_is_acknowledged_drains_it(monkeypatch: pyte
         served.append(connection.peer.id)
         return "done"
 
-    leaving = Worker(control, bus, [])
+    slots = Slots.create(3)
+    slots.at(1).id, slots.at(1).phase = 0xA1, Phase.ARRIVED
+    leaving = Worker(control, bus, slots, [])
     client, theirs = socket.socketpair()
     channel = Channel(control_ours)
     with client, bus_ours, bus:
         async with trio.open_nursery() as nursery:
             await nursery.start(leaving._host, "imap", handler)
-            received = Received(messages.Adopt(1, [PEER]), (theirs.detach(),))
+            received = Received(messages.Adopt(1, [1]), (theirs.detach(),))
             async with leaving._channel._sending:  # the acknowledgement has to wait
                 nursery.start_soon(leaving._obey, received)
                 await trio.testing.wait_all_tasks_blocked()
@@ -42,3 +43,4 @@ async def test_a_leave_while_a_batch_is_acknowledged_drains_it(monkeypatch: pyte
         assert client.recv(1) == b""
     channel.close()
     leaving._channel.close()
+    slots.close()

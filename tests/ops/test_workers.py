@@ -16,8 +16,10 @@ import trio
 from wd_trio.config import Config
 from wd_trio.ops import messages, metrics
 from wd_trio.ops.children import ChildOptions
+from wd_trio.ops.connections import Connections
 from wd_trio.ops.door import Door
 from wd_trio.ops.workers import Workers, _status
+from wd_trio.servers.slots import Slots
 
 SMALL = str(Path(__file__).with_name("small_worker.py"))
 
@@ -25,7 +27,8 @@ SMALL = str(Path(__file__).with_name("small_worker.py"))
 class House:
     """Workers behind a door, and clients before it."""
 
-    def __init__(self, workers: Workers, door: Door) -> None:
+    def __init__(self, workers: Workers, door: Door, upgraded: list[int]) -> None:
+        self.upgraded = upgraded
         self.workers = workers
         self.door = door
         self.clients: list[socket.socket] = []
@@ -38,6 +41,10 @@ class House:
 
     def pids(self) -> list[int]:
         return [worker["pid"] for worker in self.workers.status() if worker["state"] == "ready"]
+
+    async def settled(self) -> None:
+        """Every reply was said whole, and the slots say so: a client may hear of it a moment earlier."""
+        await self.wait(lambda: all(not slot.progress for _, slot in self.door.connections))
 
     async def wait(self, condition: Callable[[], object]) -> None:
         while not condition():
@@ -52,8 +59,11 @@ async def house(
         command=(sys.executable, SMALL, mode), ping_s=0.05, silence_s=silence_s, sample_s=sample_s
     )
     config = Config()
-    door = Door(config.limits)
+    upgraded: list[int] = []
+    connections = Connections(Slots.create(1000))
+    door = Door(config.limits, connections)
     async with AsyncExitStack() as stack:
+        stack.callback(connections.close)
         nursery = await stack.enter_async_context(trio.open_nursery())
         workers = Workers(
             config,
@@ -63,8 +73,9 @@ async def house(
             api_descriptors=[],
             options=options,
             nursery=nursery,
+            upgrade=upgraded.append,
         )
-        made = House(workers, door)
+        made = House(workers, door, upgraded)
         workers.start()
         try:
             yield made
@@ -100,6 +111,65 @@ async def test_a_worker_that_takes_nothing_leaves_refusals() -> None:
         stream = at.come()
         assert (await stream.receive_some(100)).startswith(b"* BYE [UNAVAILABLE]")
         assert len(at.door) == 0
+
+
+def moved(cause: str) -> float:
+    labels = {"protocol": "imap", "cause": cause}
+    return metrics.SUPERVISOR.get_sample_value("wildduck_connections_moved_total", labels) or 0.0
+
+
+async def test_the_connections_of_a_dead_worker_go_to_the_others() -> None:
+    before = moved("died")
+    async with house("greets", count=2) as at:
+        assert await at.workers.wait_settled() == ""
+        streams = [at.come() for _ in range(150)]
+        first = [await stream.receive_some(100) for stream in streams]
+        await at.settled()
+        os.kill(at.pids()[0], signal.SIGKILL)
+        orphans = [stream for stream, heard in zip(streams, first, strict=True) if heard == b"hello 1\n"]
+        assert {await stream.receive_some(100) for stream in orphans} <= {b"again 1\n", b"again 2\n"}
+        assert len(at.door) == 150
+        assert moved("died") - before == len(orphans) == 75
+
+
+async def test_a_reply_that_was_cut_ends_its_connection() -> None:
+    labels = {"protocol": "imap", "reason": "reply cut"}
+    async with house("cuts", count=2) as at:
+        assert await at.workers.wait_settled() == ""
+        before = metrics.SUPERVISOR.get_sample_value("wildduck_connections_lost_total", labels) or 0.0
+        stream = at.come()
+        assert (await stream.receive_some(100)).startswith(b"hello")
+        (victim,) = [child for child in at.workers._children() if child.load]
+        os.kill(victim.pid, signal.SIGKILL)
+        assert await stream.receive_some(100) == b""
+        assert metrics.SUPERVISOR.get_sample_value("wildduck_connections_lost_total", labels) == before + 1
+        await at.wait(lambda: len(at.door) == 0)
+
+
+async def test_a_rolled_worker_s_connections_go_on_with_their_unread_input() -> None:
+    before = moved("rolled")
+    async with house("greets") as at:
+        assert await at.workers.wait_settled() == ""
+        streams = [at.come() for _ in range(150)]
+        for stream in streams:
+            assert await stream.receive_some(100) == b"hello 1\n"
+        for _ in range(3):
+            assert await at.workers.roll(Config(), count=1) == []
+            for stream in streams:
+                assert await stream.receive_some(100) == b"again 1rest\n"
+        assert len(at.door) == 150
+        assert moved("rolled") - before == 450
+        await at.wait(lambda: not at.workers._unburied)
+
+
+async def test_a_connection_that_wants_tls_is_nobodys_until_it_has_it() -> None:
+    async with house("upgrades") as at:
+        assert await at.workers.wait_settled() == ""
+        stream = at.come()
+        assert await stream.receive_some(100) == b"hello 1\n"
+        await at.wait(lambda: at.upgraded)
+        assert [worker["connections"] for worker in at.workers.status()] == [0]
+        assert len(at.door) == 1
 
 
 async def test_a_dead_worker_is_replaced_and_its_counters_live_on() -> None:
@@ -168,11 +238,20 @@ async def test_what_a_dead_worker_held_is_ended_by_a_living_one() -> None:
         streams = at.come(), at.come()
         for stream in streams:
             assert (await stream.receive_some(100)).startswith(b"hello")
+        await at.settled()
         victim = at.workers._children()[0]
         os.kill(victim.pid, signal.SIGKILL)
-        heard = {await stream.receive_some(100) for stream in streams}
-        assert heard == {b"", b"buried %s\n" % victim.boot.owner.encode()}
-        await at.wait(lambda: not at.workers._unburied)
+        await at.wait(lambda: not at.workers._unburied and victim.state == "gone")
+        buried = b"buried %s\n" % victim.boot.owner.encode()
+        heard = set()
+        for stream in streams:
+            said = b""
+            while not said.endswith(buried):
+                piece = await stream.receive_some(100)
+                assert piece, "closed"
+                said += piece
+            heard.add(said)
+        assert heard == {buried, b"again 2\n" + buried}, "told when its connections had been taken over"
 
 
 async def test_where_none_lives_the_next_worker_ends_it_before_it_is_ready() -> None:
@@ -219,7 +298,7 @@ async def test_a_roll_replaces_every_worker_under_another_owner() -> None:
         assert not set(before) & set(at.pids())
         owners = {child.boot.owner for child in at.workers._children() if child.state == "ready"}
         assert owners == {"server/1.3", "server/2.4"}
-        assert await old.receive_some(100) == b""
+        assert (await old.receive_some(100)).startswith(b"again")
         assert await at.workers.roll(Config(), count=1) == []
         await at.wait(lambda: len(at.workers.status()) == 1)
 
@@ -235,13 +314,20 @@ async def test_a_roll_that_cannot_start_changes_nothing() -> None:
 @pytest.mark.parametrize("command", [("/nowhere/at/all",), (sys.executable, "-c", "raise SystemExit(5)")])
 async def test_a_command_that_fails_is_tried_again(command: tuple[str, ...]) -> None:
     options = ChildOptions(command=command)
-    door = Door(Config().limits)
+    door = Door(Config().limits, Connections(Slots.create(1)))
     async with trio.open_nursery() as nursery:
         workers = Workers(
-            Config(), count=1, server="s", door=door, api_descriptors=[], options=options, nursery=nursery
+            Config(),
+            count=1,
+            server="s",
+            door=door,
+            api_descriptors=[],
+            options=options,
+            nursery=nursery,
+            upgrade=lambda number: None,
         )
         workers.start()
-        at = House(workers, door)
+        at = House(workers, door, [])
         first = workers._keepers[1]
         await at.wait(lambda: first.child)
         child = first.child
@@ -259,10 +345,11 @@ async def test_a_server_that_cannot_spawn_says_so_and_stops() -> None:
             Config(),
             count=2,
             server="s",
-            door=Door(Config().limits),
+            door=Door(Config().limits, Connections(Slots.create(1))),
             api_descriptors=[],
             options=options,
             nursery=nursery,
+            upgrade=lambda number: None,
         )
         workers.start()
         assert "/nowhere/at/all" in await workers.wait_settled()
@@ -273,8 +360,7 @@ async def test_a_server_that_cannot_spawn_says_so_and_stops() -> None:
 async def test_the_dead_told_at_the_start_are_bounded_and_the_rest_is_told_later() -> None:
     async with house("buries") as at:
         assert await at.workers.wait_settled() == ""
-        dead = {f"server/1.x{number:04}" for number in range(messages.MANY_DEAD * 2)}
-        at.workers._unburied |= dead
+        at.workers._unburied |= {f"server/1.x{number:04}": True for number in range(messages.MANY_DEAD * 2)}
         (pid,) = at.pids()
         os.kill(pid, signal.SIGKILL)
         await at.wait(lambda: at.pids() and at.pids() != [pid])

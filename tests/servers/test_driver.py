@@ -241,21 +241,21 @@ async def test_a_failing_handler_ends_its_own_connection_only() -> None:
         await connection.send(b"fine")
         return "done"
 
-    ended: list[str] = []
+    ended: list[int] = []
     async with trio.open_nursery() as nursery:
-        host = ConnectionHost("test", handler, nursery=nursery, on_end=ended.append)
+        host = ConnectionHost("test", handler, nursery=nursery, on_end=lambda slot: ended.append(slot.port))
         clients = []
-        for name in ("a", "b"):
+        for port, name in enumerate(("a", "b")):
             client, server = socket.socketpair()
             client.settimeout(5)
             clients.append(client)
-            host.adopt(server, Peer(name, "test", "127.0.0.1", 1))
+            host.adopt(server, Peer(name, "test", "127.0.0.1", port))
         clients[0].send(b"fail")
         await wait_all_tasks_blocked()
-        assert ended == ["a"]
+        assert ended == [0]
         clients[1].send(b"go")
         await wait_all_tasks_blocked()
-        assert ended == ["a", "b"]
+        assert ended == [0, 1]
         assert clients[1].recv(10) == b"fine"
         assert len(host) == 0
         for client in clients:

@@ -13,7 +13,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -23,8 +22,9 @@ import structlog
 import trio
 
 from wd_trio.ops import messages, metrics
-from wd_trio.ops.door import Arrival, Door
-from wd_trio.ops.handoff import BATCH_DESCRIPTORS, Channel, ChannelOver, channel_pair
+from wd_trio.ops.door import Door
+from wd_trio.ops.feed import Feed
+from wd_trio.ops.handoff import Channel, ChannelOver, channel_pair
 from wd_trio.ops.hub import Hub
 
 log = structlog.get_logger()
@@ -56,6 +56,10 @@ class Surroundings:
     door: Door
     hub: Hub
     api_descriptors: Sequence[int]
+    upgrade: Callable[[int], None]
+    """Called with the number of a connection that is to go on behind the end of TLS."""
+    arrived: Callable[[], None]
+    """Called when connections that another worker had were taken over, or ended."""
     metrics_text: Callable[[], Awaitable[str]]
     buried: Callable[[str], None]
     """Called with the owner of a dead worker when a living one has ended what it held."""
@@ -79,12 +83,7 @@ class Child:
         self._on_ready = on_ready
         self._process: trio.Process | None = None
         self._channel: Channel | None = None
-        self._ids: set[str] = set()
-        self._pending: deque[Arrival] = deque()
-        self._on_the_way: list[Arrival] = []
-        self._some_pending = trio.Event()
-        self._answer: messages.Adopted | None = None
-        self._answered = trio.Event()
+        self._feed = Feed(around.door, boot.owner, arrived=around.arrived, upgrade=around.upgrade)
         self._heard_at = 0.0
         self._numbers = count(1)
         self._asked: dict[int, tuple[list[messages.Family], trio.Event]] = {}
@@ -111,7 +110,7 @@ class Child:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._around.hub.serve, bus)
                 nursery.start_soon(self._listen, channel, nursery)
-                nursery.start_soon(self._feed, channel)
+                nursery.start_soon(self._feed.run, channel)
                 nursery.start_soon(self._watch, channel)
                 nursery.start_soon(self._sample_now_and_then)
                 nursery.start_soon(self._say, channel, self.boot)
@@ -130,7 +129,8 @@ class Child:
         control, control_theirs = channel_pair()
         bus, bus_theirs = channel_pair()
         api = list(self._around.api_descriptors)
-        inherited = [control_theirs.fileno(), bus_theirs.fileno(), *api]
+        slots = self._around.door.connections.slots.descriptor
+        inherited = [control_theirs.fileno(), bus_theirs.fileno(), slots, *api]
         try:
             with control_theirs, bus_theirs:
                 self._process = await trio.lowlevel.open_process(
@@ -150,15 +150,10 @@ class Child:
     def _leave(self) -> None:
         self.state = "gone"
         around = self._around
-        around.door.close_to(self)
+        around.door.close_to(self._feed)
         if self._channel is not None:
             self._channel.close()
-        left = [*self._on_the_way, *self._pending]
-        self._on_the_way.clear()
-        self._pending.clear()
-        around.door.gone(self._ids - {arrival.peer.id for arrival in left})
-        self._ids.clear()
-        around.door.come_back(left)
+        self._feed.leave_to_others()
         self._gone.set()
 
     # -- what it says
@@ -181,16 +176,12 @@ class Child:
                 if self.state == "starting":
                     self.state = "ready"
                     self.was_ready = True
-                    self._around.door.open_to(self)
+                    self._around.door.open_to(self._feed)
                     self._on_ready()
             case messages.Failed(reason=reason):
                 self.failure = reason
-            case messages.Adopted():
-                self._answer = message
-                self._answered.set()
-            case messages.Closed(ids=ids):
-                self._ids.difference_update(ids)
-                self._around.door.gone(ids)
+            case messages.Adopted() | messages.Closed() | messages.Moved() | messages.Upgrade():
+                self._feed.hear(message)
             case messages.Buried(owner=owner):
                 self._around.buried(owner)
             case messages.Samples():
@@ -199,6 +190,11 @@ class Child:
                 nursery.start_soon(self._tell_metrics, channel, request)
             case _:
                 pass  # Pong: having been heard is all it means
+
+    @property
+    def load(self) -> int:
+        """Connections that it has or is about to get."""
+        return self._feed.load
 
     async def tell_death(self, owner: str) -> None:
         """Have it end what a dead worker held; `Surroundings.buried` is called when it has."""
@@ -211,47 +207,6 @@ class Child:
         except ChannelOver:
             return False  # it is going; the wait for its process ends this child
         return True
-
-    # -- connections
-
-    @property
-    def load(self) -> int:
-        return len(self._ids)
-
-    def give(self, arrival: Arrival) -> None:
-        self._ids.add(arrival.peer.id)
-        self._pending.append(arrival)
-        self._some_pending.set()
-
-    async def _feed(self, channel: Channel) -> None:
-        while True:
-            await self._some_pending.wait()
-            self._some_pending = trio.Event()
-            while self._pending:
-                self._on_the_way = [
-                    self._pending.popleft() for _ in range(min(BATCH_DESCRIPTORS, len(self._pending)))
-                ]
-                try:
-                    await self._hand_over(channel, self._on_the_way)
-                except ChannelOver:
-                    return  # `_leave` finds others for them
-
-    async def _hand_over(self, channel: Channel, batch: list[Arrival]) -> None:
-        number = next(self._numbers)
-        self._answered = trio.Event()
-        peers = [arrival.peer for arrival in batch]
-        await channel.send(messages.Adopt(number, peers), [arrival.sock.fileno() for arrival in batch])
-        await self._answered.wait()
-        self._on_the_way = []
-        if self._answer is not None and self._answer.refused:
-            log.warning(
-                "worker took no connections", slot=self.boot.slot, worker_pid=self.pid, count=len(batch)
-            )
-            self._ids.difference_update(peer.id for peer in peers)
-            self._around.door.come_back(batch)
-            return
-        for arrival in batch:
-            arrival.sock.close()
 
     # -- watching
 
@@ -337,11 +292,8 @@ class Child:
     def retire(self) -> None:
         """Give it no more connections; those not yet on their way go to others."""
         self.state = "gone" if self._gone.is_set() else "draining"
-        self._around.door.close_to(self)
-        left = list(self._pending)
-        self._pending.clear()
-        self._ids.difference_update(arrival.peer.id for arrival in left)
-        self._around.door.come_back(left)
+        self._around.door.close_to(self._feed)
+        self._feed.give_back_pending()
 
     def kill(self) -> None:
         """End the process now."""

@@ -1,20 +1,19 @@
 """The door: who may come in, and to which worker a connection goes.
 
 Counts are the supervisor's own, from acceptance until the worker tells of the end (or dies): no worker has to be
-asked. The worker with the fewest connections gets the next one. A connection that its worker never acknowledged
-has heard nothing yet, so it goes to another one; only when three could not take it is it refused. Refusals are one
-line in the protocol's words, sent without waiting: a full server spends nothing on those it cannot serve.
+asked. The worker with the fewest connections gets the next one, a new one as well as one that another worker had
+(moved from one that leaves, survived one that died). One that a worker could not take goes to another; only when
+three could not is it refused. Refusals are one line in the protocol's words, sent without waiting: a full server
+spends nothing on those it cannot serve.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import count
 from typing import Final, Protocol
 
 import structlog
@@ -22,7 +21,7 @@ import trio
 
 from wd_trio.config import Limits
 from wd_trio.ops import metrics
-from wd_trio.servers.driver import Peer
+from wd_trio.ops.connections import UNIX, Connections
 
 log = structlog.get_logger()
 
@@ -32,15 +31,14 @@ REFUSALS: Final = {
     "lmtp": b"421 4.3.2 Too many connections, try again later\r\n",
 }
 TRIES: Final = 3
-UNIX: Final = "unix"
 
 
 @dataclass(slots=True)
 class Arrival:
-    """A connection on its way to a worker; the socket is the supervisor's duplicate."""
+    """A connection on its way to a worker, by its number, with input that was taken from it and not dealt with."""
 
-    sock: socket.socket
-    peer: Peer
+    number: int
+    unread: bytes = b""
     tries: int = 0
 
 
@@ -60,19 +58,16 @@ class Taker(Protocol):
 class Door:
     """Counts, places and refuses connections."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, connections: Connections) -> None:
         self.limits = limits
+        self.connections = connections
         self._takers: list[Taker] = []
         self._waiting: deque[Arrival] = deque()
         self._wanted = trio.Event()
-        self._ip_of: dict[str, str] = {}
-        self._per_ip: Counter[str] = Counter()
-        self._run = os.urandom(3).hex()
-        self._numbers = count(1)
 
     def __len__(self) -> int:
         """Connections that are open or on their way."""
-        return len(self._ip_of)
+        return len(self.connections)
 
     async def wait_wanted(self) -> None:
         """Wait until some worker takes connections."""
@@ -84,7 +79,7 @@ class Door:
         self._takers.append(taker)
         self._wanted.set()
         while self._waiting:
-            self._place(self._waiting.popleft())
+            self.place(self._waiting.popleft())
 
     def close_to(self, taker: Taker) -> None:
         """The worker takes no more. Idempotent."""
@@ -95,47 +90,47 @@ class Door:
 
     def come(self, protocol: str, sock: socket.socket, ip: str, port: int, *, secure: bool = False) -> None:
         """Let an accepted connection in, or refuse it. `secure`: TLS has been ended before us."""
-        if len(self._ip_of) >= self.limits.connections:
-            return self._refuse(protocol, sock, "server full")
-        if ip != UNIX and self._per_ip[ip] >= self.limits.connections_per_ip:
-            return self._refuse(protocol, sock, "address full")
-        peer = Peer(f"{self._run}{next(self._numbers):x}", protocol, ip, port, secure)
-        self._ip_of[peer.id] = ip
-        self._per_ip[ip] += 1
-        return self._place(Arrival(sock, peer))
+        number = self.admit(protocol, sock, ip, port, secure=secure)
+        if number is not None:
+            self.place(Arrival(number))
+
+    def admit(
+        self, protocol: str, sock: socket.socket, ip: str, port: int, *, secure: bool = False
+    ) -> int | None:
+        """Keep an accepted connection for whoever places it later; its number, or None when it was refused."""
+        if len(self) >= self.limits.connections or self.connections.full:
+            self._refuse(protocol, sock, "server full")
+            return None
+        if ip != UNIX and self.connections.of_ip(ip) >= self.limits.connections_per_ip:
+            self._refuse(protocol, sock, "address full")
+            return None
+        return self.connections.enter(protocol, sock, ip, port, secure=secure)
 
     def come_back(self, arrivals: Iterable[Arrival]) -> None:
-        """Find another worker for connections that theirs could not take; nothing was said to them yet."""
+        """Find another worker for connections that theirs could not take."""
         for arrival in arrivals:
             arrival.tries += 1
             if arrival.tries < TRIES:
-                self._place(arrival)
+                self.place(arrival)
             else:
-                self.gone([arrival.peer.id])
-                self._refuse(arrival.peer.protocol, arrival.sock, "no room in workers")
-
-    def gone(self, ids: Iterable[str]) -> None:
-        """These connections have ended."""
-        for connection_id in ids:
-            ip = self._ip_of.pop(connection_id, None)
-            if ip is None:
-                continue
-            self._per_ip[ip] -= 1
-            if not self._per_ip[ip]:
-                del self._per_ip[ip]
+                self._turn_away(arrival, "no room in workers")
 
     def refuse_waiting(self) -> None:
         """Refuse what still waits for a worker: there will be none."""
         while self._waiting:
-            arrival = self._waiting.popleft()
-            self.gone([arrival.peer.id])
-            self._refuse(arrival.peer.protocol, arrival.sock, "stopping")
+            self._turn_away(self._waiting.popleft(), "stopping")
 
-    def _place(self, arrival: Arrival) -> None:
+    def place(self, arrival: Arrival) -> None:
+        """Give a connection to the worker with the fewest, or to the next that there is."""
         if self._takers:
             min(self._takers, key=lambda taker: taker.load).give(arrival)
         else:
             self._waiting.append(arrival)
+
+    def _turn_away(self, arrival: Arrival, reason: str) -> None:
+        protocol = self.connections.slots.at(arrival.number).protocol
+        metrics.refused_total.labels(protocol, reason).inc()
+        self.connections.end(arrival.number, REFUSALS[protocol])
 
     def _refuse(self, protocol: str, sock: socket.socket, reason: str) -> None:
         metrics.refused_total.labels(protocol, reason).inc()

@@ -20,7 +20,8 @@ import trio
 
 from wd_trio.errors import Invalid
 from wd_trio.ops import metrics
-from wd_trio.ops.door import UNIX, Door
+from wd_trio.ops.connections import UNIX
+from wd_trio.ops.door import Door
 from wd_trio.ops.listeners import Listener, accept_all
 from wd_trio.servers.proxy import read_header
 

@@ -14,12 +14,12 @@ import msgspec
 
 from wd_trio.config import Config
 from wd_trio.secret import Secret
-from wd_trio.servers.driver import Peer
 
-VERSION: Final = 2
+VERSION: Final = 3
 MESSAGE_BYTES: Final = 160_000
 """The longest datagram; below the kernel's default send buffer (208 KiB), which bounds a SEQPACKET message."""
-MANY_IDS: Final = 2000
+MANY_SLOTS: Final = 2000
+MANY_UNREAD_BYTES: Final = 100_000
 MANY_DEAD: Final = 100
 MANY_SAMPLES: Final = 300
 
@@ -54,10 +54,13 @@ class Failed(_Message, frozen=True):
 
 
 class Adopt(_Message, frozen=True):
-    """Supervisor → worker, with as many descriptors as `peers`, in the same order."""
+    """Supervisor → worker, with as many descriptors as `slots`, in the same order: connections, by the numbers of
+    their slots, which say everything about them. `unread`: what another worker had read from some and not dealt
+    with."""
 
     batch: int
-    peers: list[Peer]
+    slots: list[int]
+    unread: dict[int, bytes] = {}
 
 
 class Adopted(_Message, frozen=True):
@@ -71,12 +74,26 @@ class Adopted(_Message, frozen=True):
 class Closed(_Message, frozen=True):
     """Worker → supervisor: these connections have ended."""
 
-    ids: list[str]
+    slots: list[int]
+
+
+class Moved(_Message, frozen=True):
+    """Worker → supervisor: it has let go of these connections, for another worker to go on; `unread` is what it had
+    read from some and not dealt with."""
+
+    slots: list[int]
+    unread: dict[int, bytes] = {}
+
+
+class Upgrade(_Message, frozen=True):
+    """Worker → supervisor: it has let go of a connection that is to go on behind the end of TLS (STARTTLS)."""
+
+    slot: int
 
 
 class Drain(_Message, frozen=True):
-    """Supervisor → worker: let every session end, then exit. `stopping`: the whole server goes, so that health
-    says `draining`; else another worker has taken over."""
+    """Supervisor → worker: let go of every connection, then exit. `stopping`: the whole server goes, so that health
+    says `draining` and sessions end; else other workers go on with them."""
 
     deadline_s: float
     stopping: bool
@@ -145,7 +162,9 @@ class Metrics(_Message, frozen=True):
 
 
 ToWorker: TypeAlias = Boot | Adopt | Drain | Died | Ping | AskSamples | Metrics
-ToSupervisor: TypeAlias = Ready | Failed | Adopted | Closed | Buried | Pong | Samples | AskMetrics
+ToSupervisor: TypeAlias = (
+    Ready | Failed | Adopted | Closed | Moved | Upgrade | Buried | Pong | Samples | AskMetrics
+)
 Message: TypeAlias = ToWorker | ToSupervisor
 
 

@@ -46,8 +46,35 @@ refused_total: Final = Counter(
     ["protocol", "reason"],
     registry=SUPERVISOR,
 )
+connections_moved_total: Final = Counter(
+    "wildduck_connections_moved",
+    "Connections that went on with another worker, by what became of theirs: rolled, died",
+    ["protocol", "cause"],
+    registry=SUPERVISOR,
+)
+connections_lost_total: Final = Counter(
+    "wildduck_connections_lost",
+    "Connections that ended with their worker, by why no other could go on",
+    ["protocol", "reason"],
+    registry=SUPERVISOR,
+)
 hub_datagrams_total: Final = Counter(
     "wildduck_hub_datagrams", "Datagrams of hints at the hub, by fate", ["fate"], registry=SUPERVISOR
+)
+tls_handshakes_total: Final = Counter(
+    "wildduck_tls_handshakes",
+    "TLS handshakes in the holder by result: done, or why they came to nothing",
+    ["protocol", "result"],
+    registry=SUPERVISOR,
+)
+tls_connections_open: Final = Gauge(
+    "wildduck_tls_connections_open", "Connections whose TLS the holder ends, now", registry=SUPERVISOR
+)
+tls_connections_lost_total: Final = Counter(
+    "wildduck_tls_connections_lost", "Connections that went with a holder that died", registry=SUPERVISOR
+)
+tls_holder_deaths_total: Final = Counter(
+    "wildduck_tls_holder_deaths", "TLS holders that ended without being asked to", registry=SUPERVISOR
 )
 
 Key: TypeAlias = tuple[str, tuple[tuple[str, str], ...]]

@@ -29,6 +29,7 @@ from wd_trio.ops import log as logging
 from wd_trio.ops import metrics, notify
 from wd_trio.ops.boot import clear_state, server_name
 from wd_trio.ops.children import ChildOptions
+from wd_trio.ops.connections import Connections
 from wd_trio.ops.control import ControlSocket, control_path
 from wd_trio.ops.door import Door
 from wd_trio.ops.entrance import Entrance
@@ -70,11 +71,18 @@ def serve(
     try:
         listeners = _bind(config, control)
         clear_state(config)
+        connections = Connections()
     except (BindFailed, WdError, OSError) as error:
         log.critical("cannot start", error=str(error))
         return EXIT_CANNOT_START
     supervisor = Supervisor(
-        config, listeners, control, reload=reload, on_ready=on_ready, child_options=child_options
+        config,
+        listeners,
+        control,
+        connections,
+        reload=reload,
+        on_ready=on_ready,
+        child_options=child_options,
     )
     log.info("starting", version=__version__, config=str(config_path) if config_path else None)
     try:
@@ -85,6 +93,7 @@ def serve(
         control.close()
         for listener in listeners:
             listener.close()
+        connections.close()
     return EXIT_FAILED
 
 
@@ -117,6 +126,7 @@ class Supervisor:
         config: Config,
         listeners: list[Listener],
         control: ControlSocket,
+        connections: Connections,
         *,
         reload: Reload | None = None,
         on_ready: Callable[[list[str]], None] | None = None,
@@ -128,7 +138,8 @@ class Supervisor:
         self._reload = reload
         self._on_ready = on_ready
         self._child_options = child_options or ChildOptions()
-        self._door = Door(config.limits)
+        self._connections = connections
+        self._door = Door(config.limits, connections)
         self._entrance = Entrance(self._door, config.server.proxy_networks)
         self._reloading = trio.Lock()
         self._accepting = trio.CancelScope()
@@ -165,6 +176,7 @@ class Supervisor:
             api_descriptors=[each.sock.fileno() for each in self._listeners if each.protocol == "api"],
             options=self._child_options,
             nursery=tree,
+            upgrade=self._connections.end,
         )
 
     # -- serving

@@ -1,7 +1,7 @@
 """A worker: the process that serves. Run by the supervisor as `python -m wd_trio.ops.worker`.
 
-Its arguments are the numbers of inherited descriptors: the control channel, the bus, then the API's listeners; all it
-is to know comes by the first control message. The tree:
+Its arguments are the numbers of inherited descriptors: the control channel, the bus, the table of slots, then the
+API's listeners; all it is to know comes by the first control message. The tree:
 
     outer nursery         hypercorn, which may be stuck in a send that nothing can cancel
     └ services            opened before anything is served, closed before hypercorn is given up
@@ -9,9 +9,10 @@ is to know comes by the first control message. The tree:
         └ hosts           one nursery per protocol, one task per connection
 
 What fails in the tree unexpectedly ends the process with status 1, and the supervisor starts another. Leaving, when
-the supervisor says so or is gone or on SIGTERM: sessions drain within their deadline, then the API ends, then the
-services close; a thread's timer ends the process after HARD_EXIT_S whatever hangs. On the server's way out the API
-serves to the end of the drain, so that /health can say `draining`; a worker that is replaced ends it at once.
+the supervisor says so or is gone or on SIGTERM: connections move to other workers, or end where the whole server
+goes, within their deadline; then the API ends, then the services close; a thread's timer ends the process after
+HARD_EXIT_S whatever hangs. On the server's way out the API serves to the end of the drain, so that /health can say
+`draining`; a worker that is replaced ends it at once.
 """
 
 from __future__ import annotations
@@ -42,8 +43,9 @@ from wd_trio.ops.health import Health
 from wd_trio.ops.http import serve_http
 from wd_trio.ops.janitor import Janitor
 from wd_trio.ops.metered import metered
-from wd_trio.servers.driver import DriverOptions
+from wd_trio.servers.driver import UPGRADED, DriverOptions, peer_of
 from wd_trio.servers.listener import ConnectionHost, Handler
+from wd_trio.servers.slots import Slot, Slots
 
 log = structlog.get_logger()
 
@@ -60,9 +62,12 @@ EXIT_CANNOT_START: Final = 2
 class Worker:
     """One worker's life; `run` returns its exit status."""
 
-    def __init__(self, control: socket.socket, bus: socket.socket, api_descriptors: list[int]) -> None:
+    def __init__(
+        self, control: socket.socket, bus: socket.socket, slots: Slots, api_descriptors: list[int]
+    ) -> None:
         self._channel = Channel(control)
         self._bus = bus
+        self._slots = slots
         self._api_descriptors = api_descriptors
         self._hosts: dict[str, ConnectionHost] = {}
         self._health: Health | None = None
@@ -72,8 +77,11 @@ class Worker:
         self._api_ended = trio.Event()
         self._deadline_s = 0.0
         self._driver_options = DriverOptions()
-        self._closed: list[str] = []
-        self._some_closed = trio.Event()
+        self._closed: list[int] = []
+        self._moved: dict[int, bytes] = {}
+        self._upgrading: list[int] = []
+        self._some_gone = trio.Event()
+        self._moving = False
         self._dead: list[str] = []
         self._some_dead = trio.Event()
         self._numbers = count(1)
@@ -143,7 +151,7 @@ class Worker:
     async def _serve_tree(self, boot: messages.Boot, services: Services) -> None:
         async with trio.open_nursery() as tree:
             tree.start_soon(self._heed_signals)
-            tree.start_soon(self._report_closed)
+            tree.start_soon(self._report_gone)
             tree.start_soon(self._bury_dead, services)
             tree.start_soon(services.sessions.run)
             tree.start_soon(self._until_hub_ends, services.bus.run)
@@ -169,11 +177,12 @@ class Worker:
                 nursery=nursery,
                 options=self._driver_options,
                 on_end=self._connection_ended,
+                on_leave=self._connection_left,
             )
             self._hosts[protocol] = host
             task_status.started()
             await self._leaving.wait()
-            left = await host.drain(deadline_s=self._deadline_s)
+            left = await host.drain(deadline_s=self._deadline_s, moving=self._moving)
             if left:
                 log.warning("sessions cut off", protocol=protocol, count=left)
 
@@ -197,6 +206,7 @@ class Worker:
         log.info("leaving", stopping=stopping)
         _exit_after(HARD_EXIT_S, EXIT_FAILED)
         self._deadline_s = deadline_s
+        self._moving = not stopping
         if self._end_streams is not None:
             self._end_streams()
         if not stopping:
@@ -247,14 +257,17 @@ class Worker:
                 log.error("unexpected control message", message=type(received.message).__name__)
 
     async def _adopt(self, message: messages.Adopt, received: Received) -> None:
-        whole = not received.truncated and len(received.descriptors) == len(message.peers)
+        whole = not received.truncated and len(received.descriptors) == len(message.slots)
         if not whole or self._leaving.is_set():
             close_all(received.descriptors)
             await self._tell(messages.Adopted(message.batch, refused=True))
             return
         # Nothing is awaited since the look at `_leaving`: once that is set, a host may end and adopt no more.
-        for descriptor, peer in zip(received.descriptors, message.peers, strict=True):
-            self._hosts[peer.protocol].adopt(socket.socket(fileno=descriptor), peer)
+        for descriptor, number in zip(received.descriptors, message.slots, strict=True):
+            slot = self._slots.at(number)
+            sock = socket.socket(fileno=descriptor)
+            unread = message.unread.get(number, b"")
+            self._hosts[slot.protocol].adopt(sock, peer_of(slot), slot=slot, unread=unread)
         await self._tell(messages.Adopted(message.batch))
 
     async def _tell(self, message: messages.ToSupervisor) -> None:
@@ -263,20 +276,32 @@ class Worker:
         except ChannelOver:
             log.debug("nobody to tell", message=type(message).__name__)  # `_listen` sees to the rest
 
-    def _connection_ended(self, connection_id: str) -> None:
-        self._closed.append(connection_id)
-        self._some_closed.set()
+    def _connection_ended(self, slot: Slot) -> None:
+        self._closed.append(slot.number)
+        self._some_gone.set()
 
-    async def _report_closed(self) -> None:
+    def _connection_left(self, slot: Slot, why: str, sock: socket.socket, unread: bytes) -> None:
+        sock.close()  # the supervisor has a duplicate
+        if why == UPGRADED:
+            self._upgrading.append(slot.number)
+        else:
+            self._moved[slot.number] = unread
+        self._some_gone.set()
+
+    async def _report_gone(self) -> None:
         while True:
-            await self._some_closed.wait()
-            self._some_closed = trio.Event()
-            await self._tell_closed()
+            await self._some_gone.wait()
+            self._some_gone = trio.Event()
+            await self._tell_gone()
 
-    async def _tell_closed(self) -> None:
+    async def _tell_gone(self) -> None:
         while self._closed:
-            ids, self._closed = self._closed[: messages.MANY_IDS], self._closed[messages.MANY_IDS :]
-            await self._tell(messages.Closed(ids))
+            slots, self._closed = self._closed[: messages.MANY_SLOTS], self._closed[messages.MANY_SLOTS :]
+            await self._tell(messages.Closed(slots))
+        while self._upgrading:
+            await self._tell(messages.Upgrade(self._upgrading.pop()))
+        while self._moved:
+            await self._tell(_next_moved(self._moved))
 
     async def _bury_dead(self, services: Services) -> None:
         while True:
@@ -303,7 +328,7 @@ class Worker:
 
     async def _tell_last_words(self) -> None:
         with trio.move_on_after(ABANDON_S):
-            await self._tell_closed()
+            await self._tell_gone()
             await self._tell_samples(0)
 
     async def _metrics_text(self) -> str:
@@ -327,6 +352,20 @@ class Worker:
         parts.append(message.text)
         if message.last:
             done.set()
+
+
+def _next_moved(moved: dict[int, bytes]) -> messages.Moved:
+    """A message about some of these connections, which are taken from the dictionary."""
+    slots: list[int] = []
+    unread: dict[int, bytes] = {}
+    unread_bytes = 0
+    while moved and len(slots) < messages.MANY_SLOTS and unread_bytes < messages.MANY_UNREAD_BYTES // 2:
+        number, data = moved.popitem()
+        slots.append(number)
+        if data:
+            unread[number] = data
+            unread_bytes += len(data)
+    return messages.Moved(slots, unread)
 
 
 async def _bury_first(services: Services, dead: Sequence[str]) -> list[str]:
@@ -363,8 +402,8 @@ def main() -> int:
     descriptors = [int(argument) for argument in sys.argv[1:]]
     for descriptor in descriptors:
         os.set_inheritable(descriptor, False)
-    control, bus, *api = descriptors
-    worker = Worker(socket.socket(fileno=control), socket.socket(fileno=bus), api)
+    control, bus, slots, *api = descriptors
+    worker = Worker(socket.socket(fileno=control), socket.socket(fileno=bus), Slots(slots), api)
     return trio.run(worker.run)
 
 

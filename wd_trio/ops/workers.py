@@ -5,8 +5,9 @@ to 10 s, forgotten after 30 s of life). A roll puts a new keeper beside the old 
 worker is ready is the old one drained, so that a configuration that no worker can start with changes nothing.
 
 What a worker holds (claims, sessions) it holds under a name that no other worker of this server ever has,
-`<server>/<slot>.<number>`. When it is gone, a living worker is told to end all that at once; where none lives, the
-next one to start does so before it is ready. Until one of them has said so, every death is told again.
+`<server>/<slot>.<number>`. Its connections go to others with their sessions; when those have taken them over, a
+living worker is told to end the rest at once; where none lives, the next one to start does so before it is
+ready. Until one of them has said so, a death is told again with the next one.
 """
 
 from __future__ import annotations
@@ -125,7 +126,9 @@ class Workers:
         api_descriptors: Sequence[int],
         options: ChildOptions,
         nursery: trio.Nursery,
+        upgrade: Callable[[int], None],
     ) -> None:
+        """`upgrade` is called with the number of a connection whose client wants TLS to begin (STARTTLS)."""
         self._config = config
         self._count = count
         self._server = server
@@ -133,6 +136,8 @@ class Workers:
             door=door,
             hub=Hub(),
             api_descriptors=api_descriptors,
+            upgrade=upgrade,
+            arrived=self._tell_deaths,
             metrics_text=self.metrics_text,
             buried=self._buried,
             options=options,
@@ -144,7 +149,7 @@ class Workers:
         self._stopping = False
         self._dead = metrics.Totals()
         self._numbers = count_from(1)
-        self._unburied: set[str] = set()
+        self._unburied: dict[str, bool] = {}  # owners, and whether a living worker was told
 
     # -- starting
 
@@ -164,7 +169,9 @@ class Workers:
     def _keep(self, slot: int, config: Config) -> Keeper:
         def make(keeper: Keeper) -> Child:
             owner = f"{self._server}/{slot}.{next(self._numbers)}"
-            dead = sorted(self._unburied)[: messages.MANY_DEAD]  # it is told of the others when it is ready
+            dead = sorted(self._without_heirs())[
+                : messages.MANY_DEAD
+            ]  # of the others it is told when it is ready
             boot = Boot(messages.VERSION, config, self._server, slot, owner, dead)
             return Child(boot, self._around, on_ready=lambda: self._became_ready(keeper))
 
@@ -176,7 +183,7 @@ class Workers:
         child = keeper.child
         log.info("worker ready", slot=keeper.slot, worker_pid=child.pid if child else None)
         self._count_ready()
-        self._tell_deaths()
+        self._tell_deaths(again=True)
         keeper.settled.set()
 
     def _died(self, child: Child) -> None:
@@ -184,17 +191,28 @@ class Workers:
         child.samples = []
         self._count_ready()
         if child.was_ready:  # before that it held nothing
-            self._unburied.add(child.boot.owner)
-        self._tell_deaths()
+            self._unburied[child.boot.owner] = False
+        self._tell_deaths(again=True)
 
-    def _tell_deaths(self) -> None:
+    def _tell_deaths(self, *, again: bool = False) -> None:
+        """Tell a living worker of the dead whose connections others have taken over; `again` of those, too, that one
+        was told of already."""
+        if not self._unburied:
+            return
         living = next((child for child in self._children() if child.state == "ready"), None)
-        if living is not None:
-            for owner in self._unburied:
+        if living is None:
+            return
+        for owner in self._without_heirs():
+            if again or not self._unburied[owner]:
+                self._unburied[owner] = True
                 self._nursery.start_soon(living.tell_death, owner)
 
+    def _without_heirs(self) -> list[str]:
+        """The dead of whom nothing is in flight any more: what they still hold in the store can be ended."""
+        return [owner for owner in self._unburied if not self._around.door.connections.in_flight(owner)]
+
     def _buried(self, owner: str) -> None:
-        self._unburied.discard(owner)
+        self._unburied.pop(owner, None)
 
     def _count_ready(self) -> None:
         metrics.workers_ready.set(sum(child.state == "ready" for child in self._children()))

@@ -10,7 +10,9 @@ nothing and most writes fit the kernel's buffer: a round trip then costs one wai
 - Octets are counted in lots of COUNT_BYTES and at the end, so that counting costs a send or a read next to nothing.
 - `end` is the one function that ends a connection: unregister from epoll, shutdown, close, tell the owner. While
   a duplicate of the descriptor lives in another process, close() alone would send no FIN, and a descriptor
-  closed while registered would fire for ever.
+  closed while registered would fire for ever. `leave` is the other way out: the connection goes on elsewhere.
+- The slot (slots.py) is told before octets are taken from the socket and before any are sent; when all was dealt with
+  and said, only the session knows, and settles it.
 """
 
 from __future__ import annotations
@@ -25,13 +27,22 @@ from typing import Final
 import trio
 
 from wd_trio import telemetry
+from wd_trio.servers.slots import PROTOCOLS, Phase, Progress, Slot, Standing
 
 RECEIVE_BYTES: Final = 65536
 LINGER_S: Final = 2.0
 LINGER_BYTES: Final = 1 << 20
 COUNT_BYTES: Final = 256 << 10
+_READING: Final = int(Progress.READING)  # an enum's own "|" would cost more than the read
+_SAYING: Final = int(Progress.SAYING)
 KICK_GRACE_S: Final = 5.0
 """What a kicked connection may still send of a reply that it is in, and say goodbye."""
+
+
+MOVED: Final = "moved"
+PARKED: Final = "parked"
+UPGRADED: Final = "starttls"
+"""Why a connection leaves: another worker has it next, this worker's parking has, the end of TLS has."""
 
 
 class ConnectionOver(Exception):
@@ -60,6 +71,20 @@ class Draining(ConnectionOver):
         super().__init__("drain")
 
 
+class Moving(ConnectionOver):
+    """This worker is going and another goes on: leave, if the connection can move from where it is."""
+
+    def __init__(self) -> None:
+        super().__init__(MOVED)
+
+
+class Quiet(ConnectionOver):
+    """Nothing came for as long as the session would wait with a task of its own: it may park."""
+
+    def __init__(self) -> None:
+        super().__init__(PARKED)
+
+
 class Kicked(ConnectionOver):
     """Somebody wants this connection to end, now: say goodbye in the protocol's words, then return."""
 
@@ -73,6 +98,21 @@ class Peer:
     ip: str  # "unix" for Unix sockets
     port: int
     secure: bool = False
+
+
+def peer_of(slot: Slot) -> Peer:
+    """The peer of the connection that a slot is of."""
+    return Peer(f"{slot.id:x}", slot.protocol, slot.ip, slot.port, slot.has(Standing.SECURE))
+
+
+def _slot_of(peer: Peer) -> Slot:
+    """A slot of no table for a connection that nobody else knows of."""
+    slot = Slot.alone()
+    if peer.protocol in PROTOCOLS:
+        slot.protocol = peer.protocol
+    slot.phase, slot.ip, slot.port = Phase.ARRIVED, peer.ip, peer.port
+    slot.standing = Standing.SECURE if peer.secure else 0
+    return slot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +132,9 @@ class Connection:
         "_ended",
         "_is_tcp",
         "_kick",
+        "_moving",
         "_on_end",
+        "_on_leave",
         "_options",
         "_receiving",
         "_send_until",
@@ -104,6 +146,8 @@ class Connection:
         "bytes_in",
         "bytes_out",
         "peer",
+        "slot",
+        "unread",
     )
 
     def __init__(
@@ -113,7 +157,13 @@ class Connection:
         *,
         options: DriverOptions,
         on_end: Callable[[Connection, str], None],
+        on_leave: Callable[[Connection, str, socket.socket, bytes], None] | None = None,
+        slot: Slot | None = None,
+        unread: bytes = b"",
     ) -> None:
+        """`on_end` is called when it has ended; `on_leave` when it goes on elsewhere, with why (MOVED, PARKED,
+        UPGRADED), the socket, which is then the callee's, and input that nobody has dealt with. Without it the
+        connection cannot leave. `unread`: what such a connection brought along, the first that `receive` returns."""
         sock.setblocking(False)
         self._is_tcp = sock.family in (socket.AF_INET, socket.AF_INET6)
         if self._is_tcp:
@@ -121,6 +171,10 @@ class Connection:
         self._sock = sock
         self._options = options
         self._on_end = on_end
+        self._on_leave = on_leave
+        self.slot = slot or _slot_of(peer)
+        self.unread = unread
+        self._moving = False
         self._receiving: trio.CancelScope | None = None
         self._sending: trio.CancelScope | None = None
         self._send_until = math.inf
@@ -141,36 +195,53 @@ class Connection:
         return self._drain
 
     @property
+    def moving(self) -> bool:
+        """Whether it is to leave for another worker, as soon as it can move from where it stands."""
+        return self._drain and self._moving and self.can_leave
+
+    @property
+    def can_leave(self) -> bool:
+        """Whether somebody would go on with it."""
+        return self._on_leave is not None and not self._ended
+
+    @property
     def ended(self) -> bool:
         return self._ended
 
     async def receive(
-        self, *, timeout_s: float, wakeable: bool = False, through_drain: bool = False
+        self,
+        *,
+        timeout_s: float,
+        wakeable: bool = False,
+        through_drain: bool = False,
+        quiet_s: float = math.inf,
     ) -> bytes | None:
         """The next bytes; b"" at the end of the stream; None when `wakeable` and `wake` was called.
 
-        Raises IdleTooLong, PeerLost, Kicked, and Draining unless `through_drain` (a message half received is worth
-        finishing: the drain's own deadline bounds it).
+        Raises IdleTooLong, PeerLost, Kicked; Quiet when nothing came for `quiet_s` (0: when nothing is there now);
+        Draining or Moving unless `through_drain` (a message half received is worth finishing: the drain's own
+        deadline bounds it).
         """
-        if self._kick:
-            raise Kicked(self._kick)
-        if self._drain and not through_drain:
-            raise Draining
+        self._heed_interruption(through_drain)
         data = (
-            self._read_nowait()
+            self._take_nowait()
         )  # before any wake-up: what the client says comes first, however much is new
-        if data is not None:
+        if data is not None or (wakeable and self._woken):
+            self._woken = self._woken and data is not None
             await trio.lowlevel.checkpoint()
             return data
-        if wakeable and self._woken:
-            self._woken = False
+        if quiet_s <= 0:
             await trio.lowlevel.checkpoint()
+            self._heed_interruption(through_drain)
+            if not (wakeable and self._woken):
+                raise Quiet
+            self._woken = False
             return None
         if through_drain and self._is_tcp:
             # Many clients send a message and the line end after it apart; their kernel holds the second back until
             # ours acknowledges the first, which it would delay for 40 ms. The option lasts for one packet or so.
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-        with trio.CancelScope(deadline=trio.current_time() + timeout_s) as scope:
+        with trio.CancelScope(deadline=trio.current_time() + min(timeout_s, quiet_s)) as scope:
             self._receiving, self._wakeable, self._through_drain = scope, wakeable, through_drain
             try:
                 while data is None:
@@ -182,19 +253,41 @@ class Connection:
                 self._receiving = None
         if data is not None:
             return data
-        if self._kick:
-            raise Kicked(self._kick)
-        if self._drain and not through_drain:
-            raise Draining
+        self._heed_interruption(through_drain)
         if wakeable and self._woken:
             self._woken = False
             return None
-        raise IdleTooLong
+        raise Quiet if quiet_s < timeout_s else IdleTooLong
+
+    def heed(self) -> None:
+        """Raise what the next `receive` would if somebody wants the connection to end or to move, for those who wait
+        for something else."""
+        self._heed_interruption(False)
+
+    def _heed_interruption(self, through_drain: bool) -> None:
+        if self._kick:
+            raise Kicked(self._kick)
+        if self._drain and not through_drain:
+            raise self._goodbye()
+
+    def _take_nowait(self) -> bytes | None:
+        if not self.unread:
+            return self._read_nowait()
+        data, self.unread = self.unread, b""
+        self.slot.progress |= _READING
+        return data
+
+    def _goodbye(self) -> ConnectionOver:
+        return Moving() if self._moving and self.can_leave else Draining()
 
     def _read_nowait(self) -> bytes | None:
+        slot = self.slot
+        before = slot.progress
+        slot.progress = before | _READING
         try:
             data = self._sock.recv(RECEIVE_BYTES)
         except (BlockingIOError, InterruptedError):
+            slot.progress = before
             return None
         except OSError as error:
             raise PeerLost("reset") from error
@@ -212,6 +305,7 @@ class Connection:
         now = trio.current_time()
         if now >= self._send_until:
             raise PeerLost(self._kick)
+        self.slot.progress |= _SAYING
         sent = self._write_nowait(data)
         if sent == len(data):
             return
@@ -253,9 +347,11 @@ class Connection:
         if self._receiving is not None and self._wakeable:
             self._receiving.cancel()
 
-    def begin_drain(self) -> None:
-        """Make the pending `receive` and every later one raise Draining, but those that read through it."""
+    def begin_drain(self, *, moving: bool = False) -> None:
+        """Make the pending `receive` and every later one raise Draining, or Moving where another worker can go on;
+        but those that read through it."""
         self._drain = True
+        self._moving = moving
         if self._receiving is not None and not self._through_drain:
             self._receiving.cancel()
 
@@ -270,6 +366,16 @@ class Connection:
             self._receiving.cancel()
         if self._sending is not None:
             self._sending.deadline = min(self._sending.deadline, self._send_until)
+
+    def leave(self, why: str, unread: bytes = b"") -> None:
+        """Let the connection go on elsewhere: unregister, and no shutdown. Everything was said, the slot is settled;
+        `unread` is what was taken from the socket and not dealt with."""
+        assert self._on_leave is not None  # can_leave says so
+        assert not self._ended
+        self._ended = True
+        self._count_bytes()
+        trio.lowlevel.notify_closing(self._sock)
+        self._on_leave(self, why, self._sock, unread)
 
     async def finish(self, reason: str) -> None:
         """End after the last words: half-close, then read for a moment, so that unread input does not turn

@@ -15,6 +15,7 @@ import trio
 
 from wd_trio import telemetry
 from wd_trio.servers.driver import Connection, ConnectionOver, DriverOptions, Peer
+from wd_trio.servers.slots import Phase, Slot
 
 log = structlog.get_logger()
 
@@ -32,16 +33,20 @@ class ConnectionHost:
         *,
         nursery: trio.Nursery,
         options: DriverOptions | None = None,
-        on_end: Callable[[str], None] = lambda connection_id: None,
+        on_end: Callable[[Slot], None] = lambda slot: None,
+        on_leave: Callable[[Slot, str, socket.socket, bytes], None] | None = None,
     ) -> None:
-        """`on_end` is told the id of each connection once it is closed (the supervisor counts them)."""
+        """`on_end` is told the slot of each connection once it is closed (the supervisor counts them); `on_leave` of
+        each that goes on elsewhere, why, with its socket and the input that nobody has dealt with."""
         self.protocol = protocol
         self._handler = handler
         self._nursery = nursery
         self._options = options or DriverOptions()
         self._on_end = on_end
+        self._on_leave = on_leave
         self._open: dict[str, tuple[Connection, trio.CancelScope]] = {}
         self._draining = False
+        self._moving = False
         self._all_gone = trio.Event()
         self._accepted = telemetry.connections_total.labels(protocol)
         self._gauge = telemetry.connections_open.labels(protocol)
@@ -49,21 +54,41 @@ class ConnectionHost:
     def __len__(self) -> int:
         return len(self._open)
 
-    def adopt(self, sock: socket.socket, peer: Peer) -> None:
-        """Take a connected socket over and start serving it; it is closed whatever happens."""
-        connection = Connection(sock, peer, options=self._options, on_end=self._ended)
+    def adopt(
+        self, sock: socket.socket, peer: Peer, *, slot: Slot | None = None, unread: bytes = b""
+    ) -> None:
+        """Take a connected socket over and serve it from where its slot says it stands, a new one from the greeting
+        on. It is closed whatever happens, unless it leaves."""
+        connection = Connection(
+            sock,
+            peer,
+            options=self._options,
+            on_end=self._ended,
+            on_leave=self._left if self._on_leave is not None else None,
+            slot=slot,
+            unread=unread,
+        )
         self._open[peer.id] = (connection, trio.CancelScope())
-        self._accepted.inc()
+        if connection.slot.phase == Phase.ARRIVED:
+            self._accepted.inc()
         self._gauge.inc()
         if self._draining:
-            connection.begin_drain()
+            connection.begin_drain(moving=self._moving)
         self._nursery.start_soon(self._serve, connection)
 
     def _ended(self, connection: Connection, reason: str) -> None:
+        self._forget(connection)
+        telemetry.sessions_ended_total.labels(self.protocol, reason).inc()
+        self._on_end(connection.slot)
+
+    def _left(self, connection: Connection, why: str, sock: socket.socket, unread: bytes) -> None:
+        self._forget(connection)
+        assert self._on_leave is not None  # a connection without it cannot leave
+        self._on_leave(connection.slot, why, sock, unread)
+
+    def _forget(self, connection: Connection) -> None:
         del self._open[connection.peer.id]
         self._gauge.dec()
-        telemetry.sessions_ended_total.labels(self.protocol, reason).inc()
-        self._on_end(connection.peer.id)
         if self._draining and not self._open:
             self._all_gone.set()
 
@@ -80,11 +105,12 @@ class ConnectionHost:
         finally:
             connection.end(reason)
 
-    async def drain(self, *, deadline_s: float) -> int:
-        """Tell every session to end, wait for them, cancel those left after `deadline_s`; how many were left."""
-        self._draining = True
+    async def drain(self, *, deadline_s: float, moving: bool = False) -> int:
+        """Tell every session to end, or to move where another worker goes on; wait for them, cancel those left after
+        `deadline_s`; how many were left."""
+        self._draining, self._moving = True, moving
         for connection, _ in list(self._open.values()):
-            connection.begin_drain()
+            connection.begin_drain(moving=moving)
         if self._open:
             with trio.move_on_after(deadline_s):
                 await self._all_gone.wait()

@@ -1,0 +1,178 @@
+"""The connections of a server as its supervisor keeps them: a slot, a duplicate of the descriptor, who has it.
+
+What has been accepted stays here until its worker says that it has ended, so that it can be given to another worker
+at any moment. There may be many and they say nothing most of the time, so a connection costs a few integers in
+arrays and its slot (servers/slots.py), and no object. A slot for every descriptor that this process may open: the
+table is never full before the descriptors are.
+
+A worker is known here by its number. What left a worker is *on its way* until another has acknowledged it; what the
+first one held in the store may be ended only after that (`in_flight`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import socket
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from itertools import count
+from typing import Final
+
+from wd_trio.servers.slots import Phase, Slot, Slots, Standing
+
+MOST_SLOTS: Final = 1 << 20
+NOBODY: Final = 0
+UNIX: Final = "unix"
+
+
+class Connections:
+    """All connections, by the number of their slot."""
+
+    def __init__(self, slots: Slots | None = None) -> None:
+        """OSError when there is no memory for a table."""
+        self.slots = slots or Slots.create(min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], MOST_SLOTS))
+        self._descriptors = array("i")
+        self._holders = array("I")
+        self._free = array("I")
+        self._loads: Counter[int] = Counter()
+        self._per_ip: Counter[str] = Counter()
+        self._of_owner: dict[int, str] = {}  # those in flight, with the worker's owner name that they were of
+        self._in_flight: Counter[str] = Counter()
+        self._ids = count((int.from_bytes(os.urandom(3), "big") << 32) + 1)
+
+    def __len__(self) -> int:
+        return len(self._descriptors) - len(self._free)
+
+    @property
+    def full(self) -> bool:
+        return not self._free and len(self._descriptors) >= len(self.slots)
+
+    def of_ip(self, ip: str) -> int:
+        """How many a client's address has; Unix sockets are not counted."""
+        return self._per_ip[ip]
+
+    # -- coming and going
+
+    def enter(self, protocol: str, sock: socket.socket, ip: str, port: int, *, secure: bool = False) -> int:
+        """Keep an accepted connection, to which nothing was said yet; its number. The descriptor is ours from now on.
+        The table must not be full."""
+        if self._free:
+            number = self._free.pop()
+        else:
+            number = len(self._descriptors)
+            self._descriptors.append(-1)
+            self._holders.append(NOBODY)
+        slot = self.slots.at(number)
+        slot.id = next(self._ids)
+        slot.protocol, slot.ip, slot.port = protocol, ip, port
+        slot.standing = Standing.SECURE if secure else 0
+        slot.phase = Phase.ARRIVED
+        self._descriptors[number] = sock.detach()
+        if ip != UNIX:
+            self._per_ip[ip] += 1
+        return number
+
+    def leave(self, number: int) -> None:
+        """The connection has ended: its worker has shut it down. Idempotent."""
+        self._forget(number, shut=False)
+
+    def end(self, number: int, last_words: bytes = b"") -> None:
+        """End the connection here: nobody can go on with it. Idempotent."""
+        self._forget(number, shut=True, last_words=last_words)
+
+    def _forget(self, number: int, *, shut: bool, last_words: bytes = b"") -> None:
+        if not self.is_there(number):
+            return
+        with socket.socket(fileno=self._descriptors[number]) as sock:
+            if shut:
+                with contextlib.suppress(OSError):  # one that is gone already needs no words
+                    sock.setblocking(False)
+                    if last_words:
+                        sock.send(last_words)
+                    sock.shutdown(socket.SHUT_RDWR)
+        self._descriptors[number] = -1
+        self.hold(number, NOBODY)
+        self.arrived(number)
+        slot = self.slots.at(number)
+        ip = slot.ip
+        slot.clear()
+        if ip != UNIX:
+            self._per_ip[ip] -= 1
+            if not self._per_ip[ip]:
+                del self._per_ip[ip]
+        self._free.append(number)
+
+    def is_there(self, number: int) -> bool:
+        return number < len(self._descriptors) and self._descriptors[number] != -1
+
+    def descriptor(self, number: int) -> int:
+        """Our duplicate, which stays ours."""
+        return self._descriptors[number]
+
+    def take_descriptor(self, number: int) -> socket.socket:
+        """Our duplicate, which is the caller's from now on, until `replace` gives another."""
+        return socket.socket(fileno=os.dup(self._descriptors[number]))
+
+    def replace(self, number: int, sock: socket.socket) -> None:
+        """The connection goes on over another descriptor: TLS ends before it now."""
+        os.close(self._descriptors[number])
+        self._descriptors[number] = sock.detach()
+
+    # -- who has them
+
+    def hold(self, number: int, worker: int) -> None:
+        """A worker has the connection, or is about to get it; NOBODY has."""
+        before = self._holders[number]
+        if before != NOBODY:
+            self._loads[before] -= 1
+        if worker != NOBODY:
+            self._loads[worker] += 1
+        self._holders[number] = worker
+
+    def holder(self, number: int) -> int:
+        """The worker that has a connection, NOBODY where it is nobody's or not there."""
+        return self._holders[number] if self.is_there(number) else NOBODY
+
+    def load(self, worker: int) -> int:
+        """How many connections a worker has."""
+        return self._loads[worker]
+
+    def held_by(self, worker: int) -> list[int]:
+        """The numbers of a worker's connections."""
+        if not self._loads[worker]:
+            return []
+        return [number for number, holder in enumerate(self._holders) if holder == worker]
+
+    def depart(self, number: int, owner: str) -> None:
+        """The connection leaves the worker of that owner name, and is in flight until it has arrived elsewhere."""
+        self.hold(number, NOBODY)
+        self.arrived(number)
+        self._of_owner[number] = owner
+        self._in_flight[owner] += 1
+
+    def arrived(self, number: int) -> None:
+        """Another worker has taken it over, or it has ended. Idempotent."""
+        owner = self._of_owner.pop(number, None)
+        if owner is not None:
+            self._in_flight[owner] -= 1
+            if not self._in_flight[owner]:
+                del self._in_flight[owner]
+
+    def in_flight(self, owner: str) -> int:
+        """How many of a worker's connections no other has taken over yet."""
+        return self._in_flight[owner]
+
+    def __iter__(self) -> Iterator[tuple[int, Slot]]:
+        """Every connection's number and slot."""
+        for number, descriptor in enumerate(self._descriptors):
+            if descriptor != -1:
+                yield number, self.slots.at(number)
+
+    def close(self) -> None:
+        """End whatever is left and give the table back."""
+        for number in range(len(self._descriptors)):
+            self.end(number)
+        self.slots.close()
