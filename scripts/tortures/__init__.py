@@ -1,0 +1,1 @@
+"""What scripts/torture runs: one module for each torture."""
