@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -15,8 +16,14 @@ from wd_trio.errors import Invalid
 from wd_trio.mail.content import prepare
 from wd_trio.mail.parts import PartTable
 from wd_trio.mail.render import (
+    _PLAIN_ENVELOPE,
+    _PLAIN_TEXT,
+    Envelope,
     Person,
+    Structure,
+    _envelope,
     _quick_value,
+    _structure,
     iso_time,
     link_attachments,
     parse_date,
@@ -92,6 +99,57 @@ def test_the_quick_way_is_taken() -> None:
     assert _quick_value(b'("a b" NIL ("c" 7)("d" 8))') == ["a b", None, ["c", 7], ["d", 8]]
 
 
+PLAIN_STRINGS = st.none() | st.text(alphabet='ab =?"\\\t\0@()\x7f\x80', max_size=6).map(str.encode)
+PEOPLE = st.none() | st.lists(st.lists(PLAIN_STRINGS, min_size=4, max_size=4), min_size=1, max_size=3)
+ENVELOPES = st.tuples(
+    st.sampled_from([None, b"Mon, 23 Nov 2026 18:00:00 +0100", b"yesterday", b""]),
+    PLAIN_STRINGS,
+    *(PEOPLE,) * 6,
+    PLAIN_STRINGS,
+    PLAIN_STRINGS,
+)
+PARAMS = st.none() | st.lists(PLAIN_STRINGS, min_size=1, max_size=5)
+TEXTS = st.tuples(
+    st.just(b"text"),
+    st.sampled_from([b"plain", b"html", b"x-\xff", b""]),
+    PARAMS,
+    st.none() | st.just(b"<id>"),
+    PLAIN_STRINGS,
+    st.sampled_from([b"7bit", b"base64", None]),
+    st.integers(0, 1 << 70),
+    st.integers(0, 9),
+    PLAIN_STRINGS,
+    st.none() | st.just([b"attachment", [b"filename", b"a"]]),
+    st.none() | st.just([b"en", b"de"]),
+    PLAIN_STRINGS,
+)
+
+
+@given(ENVELOPES.map(list).map(rendered))
+def test_plain_envelopes_read_the_same(data: bytes) -> None:
+    assert outcome(read_envelope, data) == outcome(lambda data: _envelope(_quick_value(data)), data)
+
+
+@given(TEXTS.map(list).map(rendered))
+def test_plain_texts_read_the_same(data: bytes) -> None:
+    assert outcome(read_structure, data) == outcome(lambda data: _structure(_quick_value(data)), data)
+
+
+def outcome(read: Callable[[bytes], Envelope | Structure], data: bytes) -> Envelope | Structure | None:
+    try:
+        return read(data)
+    except Invalid:
+        return None
+
+
+def test_the_plain_way_is_taken() -> None:
+    raw = b"From: A <a@example.org>\r\nSubject: =?utf-8?q?=C3=A4?=\r\n\r\nx\r\n"
+    content = prepare(raw).content()
+    assert _PLAIN_ENVELOPE.fullmatch(content.envelope)
+    assert _PLAIN_TEXT.fullmatch(content.bodystructure)
+    assert read_envelope(content.envelope).subject == "ä"
+
+
 @given(
     st.binary(max_size=200) | VALUES.map(rendered) | st.lists(VALUES, min_size=10, max_size=10).map(rendered)
 )
@@ -125,9 +183,9 @@ def test_people() -> None:
         b'To: Team: "B, C" <b@example.org>;, nobody, \xc3\xa4@example.org\r\n\r\n'
     )
     envelope = read_envelope(prepare(raw).content().envelope)
-    assert envelope.from_ == envelope.sender == envelope.reply_to == [Person("Jürgen", "j@example.org")]
-    assert envelope.to == [Person("B, C", "b@example.org"), Person("", ""), Person("", "ä@example.org")]
-    assert (envelope.cc, envelope.subject, envelope.date) == ([], "", None)
+    assert envelope.from_ == envelope.sender == envelope.reply_to == (Person("Jürgen", "j@example.org"),)
+    assert envelope.to == (Person("B, C", "b@example.org"), Person("", ""), Person("", "ä@example.org"))
+    assert (envelope.cc, envelope.subject, envelope.date) == ((), "", None)
 
 
 @pytest.mark.parametrize(

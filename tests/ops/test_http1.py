@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import h11
 import pytest
 import trio
 import trio.testing
@@ -66,13 +67,13 @@ async def serving(app: Handle) -> AsyncIterator[Served]:
 
 
 async def until(stream: trio.SocketStream, end: bytes) -> bytes:
-    data = b""
+    data = bytearray()
     with trio.fail_after(SILENCE_S):
         while not data.endswith(end):
             piece = await stream.receive_some()
             assert piece, data
             data += piece
-    return data
+    return bytes(data)
 
 
 async def closed(stream: trio.SocketStream) -> bool:
@@ -208,14 +209,14 @@ async def test_a_refused_request_whose_body_never_comes(mock_clock: trio.testing
 
 async def test_what_comes_after_a_refusal_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = 0
-    handle = http1.Protocol.handle
+    receive_data = h11.Connection.receive_data
 
-    async def noted(self: http1.Protocol, event: Any) -> None:
+    def noted(self: h11.Connection, data: bytes) -> None:
         nonlocal kept
-        kept += len(getattr(event, "data", b""))
-        await handle(self, event)
+        kept += len(data)
+        receive_data(self, data)
 
-    monkeypatch.setattr(http1.Protocol, "handle", noted)
+    monkeypatch.setattr(h11.Connection, "receive_data", noted)
     async with serving(refuse) as served, await served.connect() as stream:
         await stream.send_all(UPLOAD)
         await until(stream, b"no.")
@@ -294,16 +295,116 @@ async def test_a_client_that_goes_is_told_to_the_app() -> None:
             await gone.wait()
 
 
+async def whole(scope: Any, receive: Any, send: Any) -> None:
+    await send_reply(Reply(scope["raw_path"] + b"."), Incoming(scope, receive), send)
+
+
+async def test_plain_requests_beside_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """h11 is met by those alone that are not plain, whatever stands before and behind them in the pipe."""
+    met: list[bytes] = []
+    receive_data = h11.Connection.receive_data
+
+    def noted(self: h11.Connection, data: bytes) -> None:
+        met.append(data)
+        receive_data(self, data)
+
+    monkeypatch.setattr(h11.Connection, "receive_data", noted)
+    head = GET.replace(b"GET", b"HEAD")
+    folded = b"GET /z HTTP/1.1\r\nHost: a\r\nA: b\r\n c\r\n\r\n"
+    async with serving(whole) as served, await served.connect() as stream:
+        await stream.send_all(GET)
+        first = await until(stream, b".")
+        assert first.startswith(b"HTTP/1.1 200 \r\n")
+        assert b"content-length: 3\r\n" in first
+        assert b"\r\ndate: " in first
+        assert not met
+        await stream.send_all(GET + head + GET + folded + GET.replace(b"/x", b"/end"))
+        rest = await until(stream, b"/end.")
+    assert rest.count(b"HTTP/1.1 200 \r\n") == 5
+    assert [piece.partition(b"HTTP/1.1")[0] for piece in rest.split(b"\r\n\r\n")] == [
+        b"",
+        b"/x.",
+        b"",
+        b"/x.",
+        b"/z.",
+        b"/end.",
+    ]
+    assert [data.partition(b" ")[0] for data in met] == [b"HEAD", b"GET"]
+
+
+async def test_the_last_answer_of_a_connection_says_so() -> None:
+    begun, go_on = trio.Event(), trio.Event()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        begun.set()
+        await go_on.wait()
+        await whole(scope, receive, send)
+
+    async with serving(slow) as served, await served.connect() as stream:
+        await stream.send_all(GET)
+        await begun.wait()
+        served.leave.set()
+        await trio.testing.wait_all_tasks_blocked()
+        go_on.set()
+        assert b"connection: close" in (await until(stream, b".")).lower()
+        assert await closed(stream)
+
+
+async def test_a_client_that_takes_nothing_is_cut_off_in_the_middle(
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    sending = trio.Event()
+
+    async def much(scope: Any, receive: Any, send: Any) -> None:
+        sending.set()
+        await send_reply(Reply(bytes(64 << 20)), Incoming(scope, receive), send)
+
+    async with serving(much) as served, await served.connect() as stream:
+        await stream.send_all(GET)
+        await sending.wait()
+        served.leave.set()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert not served.ended.is_set()
+        mock_clock.jump(GRACE_S + 1)
+        await served.ended.wait()
+
+
+async def test_nobody_is_told_that_its_client_goes_while_the_answer_is_on_its_way() -> None:
+    """Whoever is told may cancel what is being sent."""
+    size, told = 16 << 20, list[object]()
+
+    async def impatient(scope: Any, receive: Any, send: Any) -> None:
+        length = [(b"content-length", b"%d" % (size + 1))]
+        await send({"type": "http.response.start", "status": 200, "headers": length})
+        async with trio.open_nursery() as nursery:
+
+            async def ask() -> None:
+                told.append(await receive())
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(ask)
+            await send({"type": "http.response.body", "body": bytes(size) + b"."})
+
+    async with serving(impatient) as served, await served.connect() as stream:
+        for _ in range(2):
+            await stream.send_all(GET)
+            assert (await until(stream, b".")).startswith(b"HTTP/1.1 200")
+    assert told == [{"type": "http.disconnect"}] * 2
+
+
 async def test_a_connection_that_fails_takes_no_other_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     said = CapturingLogger()
     monkeypatch.setattr(http1, "log", said)
     async with serving(answer) as served, await served.connect() as stream:
+        await stream.send_all(GET)
+        await until(stream, b".")
+        await trio.testing.wait_all_tasks_blocked()  # it waits for the next one
         with monkeypatch.context() as broken:
 
             async def fail(*_: object) -> None:
                 raise ValueError("a fault of ours")
 
-            broken.setattr(http1.Protocol, "handle", fail)
+            broken.setattr(http1.Connection, "_serve_one", fail)
             async with await served.connect() as other:
                 await other.send_all(GET)
                 assert await closed(other)

@@ -1,4 +1,4 @@
-"""The HTTP application: one quart-trio app for each worker, served by hypercorn.
+"""The HTTP application: one quart-trio app for each worker, served as ASGI.
 
 Health and metrics come as callables, for this package knows nothing of processes. They and /health/live ask nobody
 who calls; everything else is declared in blueprints and wants a token (routing.py). Every error has one shape,

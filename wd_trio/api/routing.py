@@ -160,8 +160,10 @@ class Endpoint:
         given.update(query)
         given.update(path)
         asked = self._reader.read(given)
-        with trio.fail_after(self._deadline_s):
+        with trio.CancelScope(deadline=trio.current_time() + self._deadline_s) as scope:
             answer = await self._route.handler(asked, caller, self._services)
+        if scope.cancelled_caught:
+            raise trio.TooSlowError
         return answer if isinstance(answer, Reply) else Reply(_ENCODER.encode(answer))
 
     async def _handshaken(self, incoming: Incoming, path: dict[str, Any]) -> None:

@@ -2,8 +2,9 @@
 
 ENVELOPE and BODYSTRUCTURE are stored as the bytes that a FETCH sends, rendered at delivery. They are read back here
 by a strict parser of parenthesised values, rather than from the header block: that costs about as much to parse, but
-is several times as long and stands in another table, which a page would have to read besides. Raw values (names,
-subjects) keep their RFC 2047 words in them and are decoded here, into text that any JSON can carry.
+is several times as long and stands in another table, which a page would have to read besides. Nearly all are plain
+(nothing escaped, no literals): one pattern takes such an envelope, or such a structure of a single text, apart. Raw
+values (names, subjects) keep their RFC 2047 words in them and are decoded here, into text that any JSON can carry.
 
 A body is a part with bytes of its own. Those of text/plain and text/html that are not marked as attachments are
 the message's text; all others are attachments, an embedded message being one. Attachments are named ATT00001 … in
@@ -16,7 +17,7 @@ import email.utils
 import html
 import re
 from collections.abc import Sequence
-from datetime import UTC, date, datetime
+from datetime import date
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
@@ -37,6 +38,22 @@ _LITERAL: Final = re.compile(rb"\{(\d{1,10})\}\r\n")
 _TOKEN: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[()]|[^ ()"]++|[^ ]', re.DOTALL)
 _ESCAPED: Final = re.compile(rb"\\(.)", re.DOTALL)
 _QUOTE, _OPEN, _CLOSE = b'"()'
+_NIL: Final = b"NIL"
+
+_QUOTED: Final = rb'"[^"\\\r\n]*+"'
+_STRING: Final = rb"(?:NIL|%b)" % _QUOTED
+_PEOPLE: Final = rb"(?:NIL|\((?:\(%b %b %b %b\))++\))" % ((_STRING,) * 4)
+_PLAIN_ENVELOPE: Final = re.compile(
+    rb"\((%b) (%b) (%b) (%b) (%b) (%b) (%b) (%b) (%b) (%b)\)"
+    % (*(_STRING,) * 2, *(_PEOPLE,) * 6, *(_STRING,) * 2)
+)
+_PLAIN_TEXT: Final = re.compile(
+    rb'\("text" (%b) (NIL|\(%b %b(?: %b %b)*+\)) NIL %b (%b) (\d{1,18}+) \d++ %b NIL NIL %b\)'
+    % (*(_QUOTED,) * 5, _STRING, _QUOTED, _STRING, _STRING)
+)
+"""A BODYSTRUCTURE of one text without an id, a disposition and languages."""
+_CACHED_BYTES: Final = 512
+"""No longer value is kept by the caches here, so that they are bounded in bytes."""
 
 _WRONG_SHAPE: Final = (TypeError, ValueError, IndexError, AttributeError, StopIteration)
 
@@ -50,6 +67,8 @@ _MONTHS: Final = {
     )
 }
 _EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
+_MINUTES: Final = tuple(f"T{minute // 60:02}:{minute % 60:02}:" for minute in range(1440))
+_SECONDS: Final = tuple(f"{second:02}.000Z" for second in range(60))
 _FIRST_S: Final = -62_135_596_800  # 0001-01-01
 _LAST_S: Final = 253_402_300_799  # 9999-12-31
 _MAX_DATE_BYTES: Final = 100
@@ -131,25 +150,65 @@ class Person(msgspec.Struct, frozen=True):
     address: str
 
 
+People: TypeAlias = tuple[Person, ...]
+
+
 class Envelope(msgspec.Struct, frozen=True):
     """An ENVELOPE in text. `date` is in seconds since the epoch, None where the header has none that can be read.
     Groups are left out, their members are not."""
 
     date: int | None
     subject: str
-    from_: list[Person]
-    sender: list[Person]
-    reply_to: list[Person]
-    to: list[Person]
-    cc: list[Person]
-    bcc: list[Person]
+    from_: People
+    sender: People
+    reply_to: People
+    to: People
+    cc: People
+    bcc: People
     in_reply_to: str
     message_id: str
 
 
 def read_envelope(data: bytes) -> Envelope:
     """A stored ENVELOPE. Invalid for what is none."""
-    value = _quick_value(data)
+    plain = _PLAIN_ENVELOPE.fullmatch(data)
+    if plain is None:
+        return _envelope(_quick_value(data))
+    written, subject, from_, sender, reply_to, to, cc, bcc, in_reply_to, message_id = plain.groups()
+    first = _plain_people(from_)
+    return Envelope(
+        date=parse_date(written[1:-1]) if written != _NIL else None,
+        subject=_plain_text(subject),
+        from_=first,
+        sender=first if sender == from_ else _plain_people(sender),
+        reply_to=first if reply_to == from_ else _plain_people(reply_to),
+        to=_plain_people(to),
+        cc=_plain_people(cc),
+        bcc=_plain_people(bcc),
+        in_reply_to=_plain_text(in_reply_to),
+        message_id=_plain_text(message_id),
+    )
+
+
+def _plain_text(stored: bytes) -> str:
+    """A string without escapes, or NIL, as text."""
+    if stored == _NIL:
+        return ""
+    return decode(stored[1:-1]) if b"=?" in stored or not stored.isascii() else stored[1:-1].decode()
+
+
+def _plain_people(stored: bytes) -> People:
+    if stored == _NIL:
+        return ()
+    return _known_people(stored) if len(stored) <= _CACHED_BYTES else _people(_quick_value(stored))
+
+
+@lru_cache(maxsize=4096)  # the same few people are in every page of a mailbox
+def _known_people(stored: bytes) -> People:
+    return _people(_quick_value(stored))
+
+
+def _envelope(value: Value) -> Envelope:
     if not isinstance(value, list) or len(value) != 10:
         raise Invalid("an envelope has ten fields", what="envelope")
     written, subject, from_, sender, reply_to, to, cc, bcc, in_reply_to, message_id = value
@@ -187,13 +246,12 @@ def _word(value: Plain) -> str:
     return value if isinstance(value, str) else value.decode("ascii", "replace")
 
 
-def _people(value: list[Value] | None) -> list[Person]:
+def _people(value: list[Value] | None) -> People:
     if not value:
-        return []
-    return [_person(name, mailbox, host) for name, _, mailbox, host in value if host is not None]
+        return ()
+    return tuple([_person(name, mailbox, host) for name, _, mailbox, host in value if host is not None])
 
 
-@lru_cache(maxsize=4096)  # the same few people are in every page of a mailbox
 def _person(name: Plain | None, mailbox: Plain | None, host: Plain) -> Person:
     if not mailbox or _octets(mailbox) == MISSING_MAILBOX or _octets(host) == MISSING_DOMAIN:
         return Person(_text(name), "")
@@ -204,17 +262,24 @@ def parse_date(value: bytes) -> int | None:
     """The moment that a Date header names, in seconds since the epoch; None when it names none (RFC 5322 §3.3)."""
     value = value.strip()[:_MAX_DATE_BYTES]
     match = _DATE.match(value)
-    month = _MONTHS.get(match[2].lower()) if match else None
-    if match is None or month is None:
+    if match is None:
         return _obsolete_date(value)
-    day, _, year, hours, minutes, seconds, sign, zone_hours, zone_minutes = match.groups(b"0")
+    day, month, year, hours, minutes, seconds, sign, zone_hours, zone_minutes = match.groups(b"0")
+    number = _MONTHS.get(month.lower())
+    if number is None:
+        return _obsolete_date(value)
     try:
-        days = date(int(year), month, int(day)).toordinal() - _EPOCH_DAY
+        days = _day_number(int(year), number, int(day))
     except ValueError:
         return None
     offset = int(zone_hours) * 3600 + int(zone_minutes) * 60
     moment = days * 86_400 + int(hours) * 3600 + int(minutes) * 60 + int(seconds)
     return _sane(moment + offset if sign == b"-" else moment - offset)
+
+
+@lru_cache(maxsize=1024)
+def _day_number(year: int, month: int, day: int) -> int:
+    return date(year, month, day).toordinal() - _EPOCH_DAY
 
 
 def _obsolete_date(value: bytes) -> int | None:
@@ -232,7 +297,13 @@ def _sane(seconds: int) -> int | None:
 
 def iso_time(seconds: int) -> str:
     """A moment as JavaScript writes it: 2026-11-23T17:43:26.000Z."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19] + ".000Z"
+    day, second = divmod(seconds, 86_400)
+    return _day_text(day) + _MINUTES[second // 60] + _SECONDS[second % 60]
+
+
+@lru_cache(maxsize=1024)
+def _day_text(number: int) -> str:
+    return date.fromordinal(number + _EPOCH_DAY).isoformat()
 
 
 # -- the structure
@@ -290,7 +361,13 @@ class Structure(msgspec.Struct, frozen=True):
 
 def read_structure(data: bytes) -> Structure:
     """A stored BODYSTRUCTURE (with extension data). Invalid for what is none."""
-    value = _quick_value(data)
+    plain = _PLAIN_TEXT.fullmatch(data)
+    if plain is not None:
+        return _plain_structure(*plain.groups())
+    return _structure(_quick_value(data))
+
+
+def _structure(value: Value) -> Structure:
     bodies: list[Body] = []
     try:
         if isinstance(value[0], list):
@@ -300,6 +377,31 @@ def read_structure(data: bytes) -> Structure:
     except _WRONG_SHAPE as error:
         raise Invalid("not a body structure", what="bodystructure") from error
     return Structure(content_type, found, tuple(bodies))
+
+
+def _plain_structure(subtype: bytes, pairs: bytes, encoding: bytes, size: bytes) -> Structure:
+    found, name = (_known_params if len(pairs) <= _CACHED_BYTES else _stored_params)(pairs)
+    body = Body(
+        part="1",
+        content_type="text/" + _word(subtype[1:-1]),
+        params=found,
+        encoding=_word(encoding[1:-1]),
+        size=int(size),
+        content_id="",
+        disposition="",
+        filename=name,
+        related=False,
+    )
+    return Structure(body.content_type, found, (body,))
+
+
+def _stored_params(stored: bytes) -> tuple[Params, str]:
+    """A list of parameters, and the name among them."""
+    found = _pairs(_quick_value(stored))
+    return found, params.text(found, b"name") or ""
+
+
+_known_params = lru_cache(maxsize=1024)(_stored_params)  # a charset, and little else
 
 
 def _multipart(value: list[Value], prefix: str, bodies: list[Body]) -> tuple[str, Params]:

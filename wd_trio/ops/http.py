@@ -1,9 +1,9 @@
-"""Hypercorn in a worker: serves the app on listeners that the supervisor bound.
+"""HTTP in a worker: serves the app on listeners that the supervisor bound.
 
-Every worker accepts for itself, on the same sockets; connections are http1.py's. Hypercorn's own limits are set here:
-the time that idle and half-said requests may take, and what it tells the log. Its sends are shielded from
-cancellation without a deadline: the kernel gives up a client that takes nothing for `flush_s`, which accepted sockets
-have from their listener, and whoever runs this bounds the rest from outside (ops/worker.py).
+Every worker accepts for itself, on the same sockets; connections are http1.py's, WebSockets hypercorn's. Limits of
+both are set here: the time that idle and half-said requests may take, and what is told to the log. Hypercorn's sends
+are shielded from cancellation without a deadline: the kernel gives up a client that takes nothing for `flush_s`,
+which accepted sockets have from their listener, and whoever runs this bounds the rest from outside (ops/worker.py).
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Final, cast
 
 import trio
 from hypercorn.config import Config
-from hypercorn.typing import ASGIFramework
 
 from wd_trio.ops import http1
 from wd_trio.ops.listeners import BACKLOG
@@ -46,7 +45,7 @@ async def serve_http(
     config.keep_alive_timeout = KEEP_ALIVE_S
     config.graceful_timeout = grace_s
     listeners = [_listener(descriptor) for descriptor in descriptors]
-    await http1.serve(cast(ASGIFramework, app), config, listeners, leave=leave)
+    await http1.serve(cast(http1.App, app), config, listeners, leave=leave)
 
 
 def _listener(descriptor: int) -> trio.SocketListener:

@@ -1,4 +1,8 @@
-"""What answers show of messages: the shapes, and how they are made of rows."""
+"""What answers show of messages: the shapes, and how they are made of rows.
+
+A mailbox is listed again and again: what a list shows of a message's stored bytes is remembered by those very bytes,
+so it can never be out of date, and costs nobody a second reading.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import builtins
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Annotated, Final
+from typing import Annotated, Final, NamedTuple
 
 from msgspec import Meta, field
 
@@ -27,6 +31,7 @@ from wd_trio.mail.model import (
 from wd_trio.mail.params import Params
 from wd_trio.mail.render import (
     Attachment,
+    People,
     Person,
     Structure,
     iso_time,
@@ -46,6 +51,8 @@ FORWARDED: Final = "$forwarded"
 _HEADER_FIELDS: Final = frozenset(
     {b"return-path", b"delivered-to", b"references", b"list-id", b"list-unsubscribe"}
 )
+_OUTLINE_BYTES: Final = 2048
+"""Messages with longer envelopes and structures are read each time: the memory of them is bounded in bytes."""
 _ADDRESS: Final = re.compile(r"<([^<>]*)>")
 
 Uid = Annotated[int, Meta(ge=1, le=0xFFFFFFFF, description="The message's IMAP uid")]
@@ -63,9 +70,9 @@ class MessageItem(Item, frozen=True):
     mailbox: str
     thread: str
     from_: Person | None = field(name="from")
-    to: list[Person]
-    cc: list[Person]
-    bcc: list[Person]
+    to: People
+    cc: People
+    bcc: People
     message_id: str
     subject: str
     date: str
@@ -123,10 +130,10 @@ class MessageShown(Answer, kw_only=True, frozen=True):
     thread: str
     envelope: EnvelopeItem
     from_: Person | None = field(name="from")
-    reply_to: builtins.list[Person]
-    to: builtins.list[Person]
-    cc: builtins.list[Person]
-    bcc: builtins.list[Person]
+    reply_to: People
+    to: People
+    cc: People
+    bcc: People
     subject: str
     message_id: str
     in_reply_to: str
@@ -155,33 +162,90 @@ def message_items(page: MessagePage) -> list[MessageItem]:
 
 
 def _item(mailbox: str, row: MessageRow) -> MessageItem:
-    envelope = read_envelope(row.envelope or b"")
-    flags = row.flags
-    structure = read_structure(row.bodystructure or b"")
+    envelope, structure = row.envelope or b"", row.bodystructure or b""
+    read = _known_outline if len(envelope) + len(structure) <= _OUTLINE_BYTES else _outline
+    from_, to, cc, bcc, message_id, subject, date, attachments, content_type = read(envelope, structure)
+    seen, deleted, flagged, draft, answered, forwarded, flags = _marks(row.flags, row.keywords)
     received = iso_time(row.internal_date)
     return MessageItem(
         id=row.uid,
         mailbox=mailbox,
         thread=row.thread_id or "",
+        from_=from_,
+        to=to,
+        cc=cc,
+        bcc=bcc,
+        message_id=message_id,
+        subject=subject,
+        date=date or received,
+        idate=received,
+        intro=row.preview or "",
+        attachments=attachments,
+        size=row.size,
+        seen=seen,
+        deleted=deleted,
+        flagged=flagged,
+        draft=draft,
+        answered=answered,
+        forwarded=forwarded,
+        flags=flags,
+        content_type=content_type,
+    )
+
+
+class _Outline(NamedTuple):
+    """What a list shows of a message that never changes; `date` is "" where the header has none."""
+
+    from_: Person | None
+    to: People
+    cc: People
+    bcc: People
+    message_id: str
+    subject: str
+    date: str
+    attachments: bool
+    content_type: ContentType
+
+
+def _outline(stored_envelope: bytes, stored_structure: bytes) -> _Outline:
+    envelope = read_envelope(stored_envelope)
+    structure = read_structure(stored_structure)
+    return _Outline(
         from_=envelope.from_[0] if envelope.from_ else None,
         to=envelope.to,
         cc=envelope.cc,
         bcc=envelope.bcc,
         message_id=envelope.message_id,
         subject=envelope.subject,
-        date=received if envelope.date is None else iso_time(envelope.date),
-        idate=received,
-        intro=row.preview or "",
+        date="" if envelope.date is None else iso_time(envelope.date),
         attachments=structure.has_files,
-        size=row.size,
+        content_type=_content_type(structure.content_type, structure.params),
+    )
+
+
+_known_outline = lru_cache(maxsize=4096)(_outline)
+
+
+class _Marks(NamedTuple):
+    seen: bool
+    deleted: bool
+    flagged: bool
+    draft: bool
+    answered: bool
+    forwarded: bool
+    flags: list[str]
+
+
+@lru_cache(maxsize=1024)
+def _marks(flags: int, keywords: str) -> _Marks:
+    return _Marks(
         seen=bool(flags & SEEN),
         deleted=bool(flags & DELETED),
         flagged=bool(flags & FLAGGED),
         draft=bool(flags & DRAFT),
         answered=bool(flags & ANSWERED),
-        forwarded=_forwarded(row),
-        flags=_flag_names(flags, row.keywords),
-        content_type=_content_type(structure.content_type, structure.params),
+        forwarded=FORWARDED in keywords.lower().split(),
+        flags=flag_names(flags, keywords),
     )
 
 
@@ -194,7 +258,7 @@ def message_shown(
     attachments = structure.attachments
     html, text = _html_and_text(structure, texts)
     received = iso_time(row.internal_date)
-    flags = row.flags
+    marks = _marks(row.flags, row.keywords)
     return MessageShown(
         id=row.uid,
         mailbox=mailbox,
@@ -214,13 +278,13 @@ def message_shown(
         idate=received,
         list=_list_fields(found),
         size=row.size,
-        seen=bool(flags & SEEN),
-        deleted=bool(flags & DELETED),
-        flagged=bool(flags & FLAGGED),
-        draft=bool(flags & DRAFT),
-        answered=bool(flags & ANSWERED),
-        forwarded=_forwarded(row),
-        flags=_flag_names(flags, row.keywords),
+        seen=marks.seen,
+        deleted=marks.deleted,
+        flagged=marks.flagged,
+        draft=marks.draft,
+        answered=marks.answered,
+        forwarded=marks.forwarded,
+        flags=marks.flags,
         html=[link_attachments(document, attachments) for document in html],
         text=text,
         attachments=[_attachment(each) for each in attachments],
@@ -270,13 +334,6 @@ def _attachment(attachment: Attachment) -> AttachmentItem:
     )
 
 
-_flag_names = lru_cache(maxsize=1024)(flag_names)
-
-
 @lru_cache(maxsize=1024)
 def _content_type(content_type: str, params: Params) -> ContentType:
     return ContentType(value=content_type, params=shown_params(params))
-
-
-def _forwarded(row: MessageRow) -> bool:
-    return bool(row.keywords) and FORWARDED in row.keywords.lower().split()
