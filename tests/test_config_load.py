@@ -148,20 +148,38 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
     }
 
 
-def test_what_does_not_exist_yet_is_refused(tmp_path: Path) -> None:
+def test_a_certificate_and_its_key_come_together(tmp_path: Path) -> None:
+    assert faults("[tls]\ncertificate = 'a.pem'", folder=tmp_path) == {
+        "tls.key": "is needed with the other one"
+    }
+    assert faults("[tls]\nkey = 'a.pem'", folder=tmp_path).keys() == {"tls.certificate"}
+
+
+def test_tls_listeners_need_a_certificate_and_addresses_of_their_own(tmp_path: Path) -> None:
     found = faults(
         """
         [imap]
-        tls_listen = ["127.0.0.1:993"]
+        listen = ["127.0.0.1:993"]
+        tls_listen = ["127.0.0.1:993", "nowhere"]
         [pop3]
         tls_listen = ["127.0.0.1:995"]
-        [tls]
-        certificate = "a.pem"
         """,
         folder=tmp_path,
     )
-    assert found.keys() == {"imap.tls_listen", "pop3.tls_listen", "tls.certificate"}
-    assert all("not available in this version" in message for message in found.values())
+    assert found == {
+        "tls.certificate": "is needed with tls_listen",
+        "tls.key": "is needed with tls_listen",
+        "imap.tls_listen[0]": "the same address as imap.listen[0]",
+        "imap.tls_listen[1]": found["imap.tls_listen[1]"],
+    }
+
+
+def test_certificates_are_found_beside_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("[tls]\ncertificate = 'mail.pem'\nkey = '/etc/ssl/mail.key'\n", "utf-8")
+    tls = load(path, {}).tls
+    assert (tls.certificate, tls.key) == (str(tmp_path / "mail.pem"), "/etc/ssl/mail.key")
+    assert tls.hold
 
 
 CLUSTER = """

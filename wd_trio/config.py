@@ -118,8 +118,12 @@ class Api:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tls:
-    certificate: str = _key("", "PEM file of the certificate chain")
+    certificate: str = _key("", "PEM file of the certificate chain; empty: no TLS, no STARTTLS")
     key: str = _key("", "PEM file of the private key")
+    hold: bool = _key(
+        True,
+        "a process of its own ends TLS, so that connections outlive workers; false: each worker ends its own",
+    )
     trusted_networks: tuple[str, ...] = _key(
         ("127.0.0.0/8", "::1/128"), "clients from here may log in without TLS"
     )

@@ -3,7 +3,7 @@
 - Both sources become plain values per (section, key); each is converted to the key's declared type, then
   held against its declared range; what spans keys or needs a grammar (addresses, networks, URLs) follows.
 - A fault names its key path and the rule, never the value: a value may be a secret.
-- What this version does not have (TLS listeners, the cluster engine) is refused, never ignored.
+- What needs more than the configuration itself (a certificate that is one, an engine that answers) shows elsewhere.
 - Relative paths count from the configuration file's folder, else from the current one, and come out absolute:
   the workers need not share the caller's folder.
 """
@@ -30,6 +30,7 @@ ENVIRONMENT_PREFIX: Final = "WD_TRIO_"
 FILE_NAME: Final = "config.toml"
 Fault = tuple[str, str]
 
+LISTENING: Final = ("imap", "pop3", "lmtp", "api")
 CLUSTER_CONTROL: Final = "wd-trio.control"
 _REDIS_SCHEMES: Final = (
     "redis://",
@@ -38,7 +39,6 @@ _REDIS_SCHEMES: Final = (
     "redis+cluster://",
     "rediss+cluster://",
 )
-_NOT_HERE: Final = "not available in this version"
 _HOST_NAME: Final = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]*")
 _KINDS: Final[dict[Any, str]] = {
@@ -191,9 +191,7 @@ def _check(config: Config, faults: list[Fault]) -> None:
         faults.append(("server.hostname", "is not a host name"))
     _check_engine(config, faults)
     _check_listeners(config, faults)
-    for name in ("certificate", "key"):
-        if getattr(config.tls, name):
-            faults.append((f"tls.{name}", f"{_NOT_HERE}: TLS"))
+    _check_tls(config, faults)
     _check_networks(config.server.proxy_networks, "server.proxy_networks", faults)
     _check_networks(config.tls.trusted_networks, "tls.trusted_networks", faults)
     if not _TOKEN.fullmatch(config.api.access_token.reveal()):
@@ -219,6 +217,17 @@ def _check_engine(config: Config, faults: list[Fault]) -> None:
         faults.append(("redis.url", f"expected one of {', '.join(_REDIS_SCHEMES)}"))
 
 
+def _check_tls(config: Config, faults: list[Fault]) -> None:
+    """A certificate and its key come together, and where TLS is listened for there are some."""
+    tls = config.tls
+    listens = any(getattr(config, section).tls_listen for section in LISTENING)
+    for name, value, other in (("certificate", tls.certificate, tls.key), ("key", tls.key, tls.certificate)):
+        if not value and (other or listens):
+            faults.append(
+                (f"tls.{name}", "is needed with the other one" if other else "is needed with tls_listen")
+            )
+
+
 def _check_networks(networks: Sequence[str], path: str, faults: list[Fault]) -> None:
     for n, network in enumerate(networks):
         try:
@@ -230,33 +239,33 @@ def _check_networks(networks: Sequence[str], path: str, faults: list[Fault]) -> 
 def _check_listeners(config: Config, faults: list[Fault]) -> None:
     """Every address by its grammar, and none twice (port 0 is a different port each time)."""
     seen: dict[str, str] = {}
-    for section in ("imap", "pop3", "lmtp", "api"):
-        options = getattr(config, section)
-        if options.tls_listen:
-            faults.append((f"{section}.tls_listen", f"{_NOT_HERE}: TLS listeners"))
-        for n, text in enumerate(options.listen):
-            path = f"{section}.listen[{n}]"
-            try:
-                address = parse_listen(text)
-            except Invalid as error:
-                faults.append((path, str(error)))
-                continue
-            if address.is_unix or address.port:
-                taken = seen.setdefault(str(address), path)
-                if taken != path:
-                    faults.append((path, f"the same address as {taken}"))
+    for section in LISTENING:
+        for key in ("listen", "tls_listen"):
+            for n, text in enumerate(getattr(getattr(config, section), key)):
+                path = f"{section}.{key}[{n}]"
+                try:
+                    address = parse_listen(text)
+                except Invalid as error:
+                    faults.append((path, str(error)))
+                    continue
+                if address.is_unix or address.port:
+                    taken = seen.setdefault(str(address), path)
+                    if taken != path:
+                        faults.append((path, f"the same address as {taken}"))
 
 
 def _absolute(config: Config, folder: Path) -> Config:
     """Paths as seen from the configuration's folder."""
-    server, store = config.server, config.store
+    server, store, tls = config.server, config.store, config.tls
     if not is_cluster(store.url):
         store = Store(url=f"sqlite:{folder / sqlite_path(store.url)}")
     elif not server.control:
         server = replace(server, control=CLUSTER_CONTROL)
     if server.control:
         server = replace(server, control=str(folder / server.control))
-    return replace(config, store=store, server=server)
+    if tls.certificate:
+        tls = replace(tls, certificate=str(folder / tls.certificate), key=str(folder / tls.key))
+    return replace(config, store=store, server=server, tls=tls)
 
 
 # --- the default file -------------------------------------------------------------------------------------

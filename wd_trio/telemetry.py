@@ -54,6 +54,15 @@ connections_total: Final = Counter(
 connections_open: Final = Gauge(
     "wildduck_connections_open", "Connections open", ["protocol"], registry=REGISTRY
 )
+connections_parked: Final = Gauge(
+    "wildduck_connections_parked", "Open connections without a task of their own", registry=REGISTRY
+)
+unparked_total: Final = Counter(
+    "wildduck_connections_unparked",
+    "Parked connections that got a task again: by input, or news that it must tell",
+    ["cause"],
+    registry=REGISTRY,
+)
 active_sessions: Final = Gauge(
     "wildduck_active_sessions_total", "Sessions of authenticated connections", ["protocol"], registry=REGISTRY
 )
@@ -177,4 +186,6 @@ def tally_thread(round_trips: dict[str, int] | None) -> dict[str, int] | None:
 
 ENDING: Final = "end"
 """The account for what ending a session costs, beside the commands, whose names are in capitals."""
+RESUMING: Final = "resume"
+"""Likewise for going on with a session that was parked, or another worker's."""
 READY: Final = "ready"  # the log event of a server whose listeners are all up

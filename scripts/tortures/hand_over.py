@@ -39,9 +39,9 @@ async def reload(server: Server, _chance: random.Random) -> None:
 
 
 async def upgrade(server: Server, _chance: random.Random) -> None:
-    answer = await trio.to_thread.run_sync(control.request, server.config, "upgrade")
-    if not answer["ok"]:
-        raise SystemExit(answer)
+    came = await trio.to_thread.run_sync(control.upgrade, server.config)
+    if not came.ok:
+        raise SystemExit(came.faults)
 
 
 async def kill(server: Server, chance: random.Random) -> None:

@@ -87,7 +87,7 @@ def test_a_database_of_version_1_with_data_comes_forward(tmp_path: Path) -> None
         assert store.sweep_deleted(limit=1) == 1
     with closing(sqlite3.connect(path)) as database_file:
         versions = database_file.execute("SELECT version FROM schema_versions ORDER BY version").fetchall()
-        assert versions == [(1,), (2,), (3,), (4,)]
+        assert versions == [(1,), (2,), (3,), (4,), (5,)]
         assert database_file.execute("SELECT count(*) FROM messages").fetchone() == (0,)
         assert database_file.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 

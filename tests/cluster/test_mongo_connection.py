@@ -20,6 +20,7 @@ from wd_trio import errors
 from wd_trio.adapters.mongo_redis.faults import is_bug
 from wd_trio.adapters.mongo_redis.indexes import INDEXES
 from wd_trio.adapters.mongo_redis.mongo import Mongo, MongoOptions, bounded
+from wd_trio.adapters.mongo_redis.reader import Reader
 from wd_trio.telemetry import tally_thread
 
 # The driver asks a server that failed again after half a second.
@@ -215,6 +216,26 @@ def test_a_commit_whose_outcome_is_lost_is_asked_for_again(failing: Mongo, how: 
 def test_a_step_down_is_outlasted(failing: Mongo, code: int) -> None:
     fail(failing, 1, failCommands=["find"], errorCode=code)
     assert count(failing) == 0
+
+
+@pytest.mark.parametrize(
+    "how", [{"closeConnection": True}, *({"errorCode": code} for code in (91, 189, 10107, 11600, 13435))]
+)
+def test_short_reads_outlast_it_too(failing: Mongo, how: dict[str, Any]) -> None:
+    reader = Reader(failing)
+    fail(failing, 1, failCommands=["find"], **how)
+    assert reader.find_one(COUNTERS, {"_id": "n"}) is None
+    fail(failing, 1, failCommands=["find"], **how)
+    outcomes = reader.run_group([lambda: reader.find_one(COUNTERS, {"_id": "n"})] * 3)
+    assert outcomes == [(None, None)] * 3
+
+
+def test_a_short_read_that_hangs_is_unavailable_by_the_deadline(failing: Mongo) -> None:
+    reader = Reader(failing)
+    reader.find_one(COUNTERS, {"_id": "n"})
+    fail(failing, 1, failCommands=["find"], blockConnection=True, blockTimeMS=2_500)
+    with pytest.raises(errors.Unavailable):
+        reader.find_one(COUNTERS, {"_id": "n"})
 
 
 @pytest.mark.parametrize("code", [13, 46841])

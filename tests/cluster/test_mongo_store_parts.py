@@ -1,4 +1,4 @@
-"""The parts of the MongoDB mail store that need no MongoDB: queues, caches, what is known."""
+"""The parts of the MongoDB mail store that need no MongoDB: queues, what is known."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from wd_trio import errors
 from wd_trio.adapters.mongo_redis import layout, queues
-from wd_trio.adapters.mongo_redis.caches import BoundedCache
 from wd_trio.adapters.mongo_redis.known import Known
 from wd_trio.adapters.mongo_redis.queues import Outcome, Queues
 from wd_trio.mail.flagrows import FlagRows
@@ -118,25 +117,6 @@ def test_a_leader_that_breaks_down_leaves_nobody_waiting() -> None:
         line.do("user", Call("a"))
     with pytest.raises(KeyboardInterrupt):
         line.do("user", Call("b"))
-
-
-# -- caches
-
-
-def test_a_cache_keeps_what_was_asked_for_last_within_its_bytes() -> None:
-    cache: BoundedCache[str, int] = BoundedCache(100)
-    for number in range(5):
-        cache.put(str(number), number, 20)
-    assert cache.get("0") == 0
-    cache.put("5", 5, 25)
-    assert [key for key in "012345" if cache.get(key) is not None] == ["0", "3", "4", "5"]
-    cache.put("5", 50, 10)
-    assert (cache.get("5"), cache.used_bytes) == (50, 70)
-    cache.put("4", 4, 26)  # too much for one, and the former one is no longer true
-    assert cache.get("4") is None
-    cache.drop("3")
-    cache.drop("3")
-    assert cache.used_bytes == 30
 
 
 # -- what is known

@@ -246,3 +246,20 @@ def test_recount_agrees_with_the_maintained_counters(store: MailStore, user: str
     assert store.list_mailboxes(user) == before
     assert usage.messages == sum(box.messages for box in before)
     assert store.open_mailbox(user, "INBOX").keywords == "k kk z"
+
+
+@pytest.mark.parametrize("modseq", [-1, 10**6, (1 << 63) - 1])
+def test_a_modseq_that_no_history_had_is_outdated(
+    store: MailStore, user: str, inbox: Mailbox, modseq: int
+) -> None:
+    store.append(user, "INBOX", [make_message()])
+    with pytest.raises(errors.Outdated):
+        store.changes_since(inbox.id, modseq)
+
+
+def test_unchanged_since_the_highest_modseq_there_can_be(store: MailStore, user: str, inbox: Mailbox) -> None:
+    store.append(user, "INBOX", [make_message(), make_message()])
+    most = (1 << 63) - 1
+    stored = store.store_flags(inbox.id, ALL, FlagChange("add", SEEN), unchanged_since=most)
+    assert [row.uid for row in stored.rows] == [1, 2]
+    assert not stored.failed

@@ -64,6 +64,27 @@ def test_counters_stay_right_under_racing_changes(store: MailStore, user: str, i
     assert max(modseqs) <= store.get_mailbox(inbox.id).highest_modseq
 
 
+def test_of_racing_conditional_stores_one_wins_each_message(
+    store: MailStore, user: str, inbox: Mailbox
+) -> None:
+    known = store.append(user, "INBOX", [make_message() for _ in range(12)]).modseq
+
+    def claim(worker: int) -> list[int]:
+        won: list[int] = []
+        for uid in range(1, 13):
+            taken = FlagChange("add", 0, f"claimed-by-{worker}")
+            stored = store.store_flags(inbox.id, UidSet([(uid, uid)]), taken, unchanged_since=known)
+            assert [row.uid for row in stored.rows] + list(stored.failed) == [uid]
+            won += [row.uid for row in stored.rows]
+        return won
+
+    with ThreadPoolExecutor(4) as pool:
+        claims = list(pool.map(claim, range(4)))
+    assert sorted(uid for won in claims for uid in won) == list(range(1, 13))
+    owners = {row.uid: row.keywords for row in store.fetch(inbox.id, ALL, Columns.NONE)}
+    assert owners == {uid: f"claimed-by-{worker}" for worker, won in enumerate(claims) for uid in won}
+
+
 def test_racing_first_deliveries_make_the_mailboxes_once(store: MailStore) -> None:
     user = new_id()
     with ThreadPoolExecutor(4) as pool:

@@ -22,6 +22,15 @@ def test_taking_twice_is_once_and_allowed_when_full(limits: Limits) -> None:
     assert limits.claims("k") == 1
 
 
+def test_a_claim_taken_again_is_the_last_owners(limits: Limits) -> None:
+    assert limits.claim("k", "a", owner="s/1", most=1)
+    assert limits.claim("k", "a", owner="s/2", most=1)
+    assert limits.release_owner("s/1") == 0
+    assert limits.claims("k") == 1
+    assert limits.release_owner("s/2") == 1
+    assert limits.claims("k") == 0
+
+
 def test_a_released_place_is_free(limits: Limits) -> None:
     assert limits.claim("k", "a", owner="s/1", most=1)
     limits.release("k", "b")

@@ -48,6 +48,16 @@ def test_inbox_is_found_in_any_case_and_other_names_as_they_are(
         store.find_mailbox(user, "\u0131nbox")  # a dotless i is no i
 
 
+def test_highest_modseqs_tell_where_mailboxes_stand(store: MailStore, user: str, inbox: Mailbox) -> None:
+    mailboxes = store.list_mailboxes(user)
+    before = {mailbox.id: mailbox.highest_modseq for mailbox in mailboxes}
+    asked = [*before, "0" * 24, *(f"{number:024x}" for number in range(1000))]
+    assert store.highest_modseqs(asked) == before
+    modseq = store.append(user, inbox.path, [make_message()]).modseq
+    assert store.highest_modseqs(asked) == before | {inbox.id: modseq}
+    assert store.highest_modseqs([]) == {}
+
+
 def test_what_is_not_there_is_not_found(store: MailStore, user: str, inbox: Mailbox) -> None:
     for call in (
         lambda: store.get_mailbox(new_id()),

@@ -143,6 +143,43 @@ def test_a_workers_sessions_end_together(sessions: SessionStore, worker: str | N
     assert sessions.end_owner("s1", worker) == []
 
 
+def test_sessions_that_moved_end_with_their_new_worker(sessions: SessionStore, clock: Clock) -> None:
+    documents = [make(state={"view": [1, 2, 3, 4]}) for _ in range(3)]
+    for document in documents:
+        put(sessions, document)
+    moved, stays, ended = documents
+    sessions.end([ended.id])
+    sessions.doom([moved.id])
+    assert sessions.move([moved.id, ended.id, "sess_none"], "s1", "2.1") == {ended.id, "sess_none"}
+    assert sessions.get(moved.id) == replace(moved, worker="2.1")
+    assert (sessions.doomed("s1", "1.1"), sessions.doomed("s1", "2.1")) == ([], [moved.id])
+    assert sessions.end_owner("s1", "1.1") == [stays]
+    assert live(sessions) == [moved.id]
+    assert sessions.end_owner("s1", "2.1") == [replace(moved, worker="2.1")]
+    assert live(sessions) == []
+
+
+def test_moving_begins_the_hour_anew(sessions: SessionStore, clock: Clock) -> None:
+    document = make()
+    put(sessions, document)
+    clock.move(3599)
+    sessions.lease("s1", ttl_s=9999)
+    assert sessions.move([document.id], "s1", "1.1") == set()
+    clock.move(3599)
+    assert live(sessions) == [document.id]
+    clock.move(1)
+    assert live(sessions) == []
+
+
+def test_many_move_at_once(sessions: SessionStore) -> None:
+    documents = [make() for _ in range(1100)]
+    sessions.update(documents)
+    assert sessions.move([document.id for document in documents], "s1", "2.1") == set()
+    assert sessions.end_owner("s1", "1.1") == []
+    assert len(sessions.end_owner("s1", "2.1")) == len(documents)
+    assert sessions.move([], "s1", "2.1") == set()
+
+
 def test_marks_to_be_ended_are_seen_by_the_worker_and_survive_writes(sessions: SessionStore) -> None:
     documents = [make(), make(), make(worker="2.1")]
     for document in documents:

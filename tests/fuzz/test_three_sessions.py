@@ -2,11 +2,13 @@
 
 After every step each client's picture is held against what the RFC allows (imap_client_model), and whenever a
 client has been told everything, against the model itself. Now and then the whole server is dropped without a
-word, as kill -9 would: what was answered with OK is there afterwards, and nothing else is.
+word, as kill -9 would: what was answered with OK is there afterwards, and nothing else is. Played once more with
+sessions that park and move, whose next command finds nothing but their slot.
 """
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 import threading
@@ -19,7 +21,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from imap_client_model import Believer
-from imap_world import Client, World, open_world
+from imap_world import Client, ImapWorld, open_world
 
 SESSIONS = 3
 FLAGS = ("\\Seen", "\\Flagged", "\\Deleted", "Later")
@@ -29,8 +31,9 @@ one_session = st.integers(0, SESSIONS - 1)
 class Loop:
     """A trio loop in a thread, with a world in it that can be dropped and opened again on the same files."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, park_after_s: float) -> None:
         self._folder = folder
+        self._park_after_s = park_after_s
         self._started = threading.Event()
         self._thread: threading.Thread | None = None
         self.failure: BaseException | None = None
@@ -45,7 +48,7 @@ class Loop:
 
     def _run(self) -> None:
         async def main() -> None:
-            async with open_world("sqlite", self._folder) as self.world:
+            async with open_world("sqlite", self._folder, park_after_s=self._park_after_s) as self.world:
                 self._stop = trio.Event()
                 self._token = trio.lowlevel.current_trio_token()
                 self._started.set()
@@ -73,10 +76,12 @@ class Loop:
 
 
 class ThreeSessions(RuleBasedStateMachine):
+    park_after_s = math.inf
+
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
-        self.loop = Loop(self.folder)
+        self.loop = Loop(self.folder, self.park_after_s)
         self.loop.start()
         self.model: dict[int, frozenset[str]] = {}
         self.next_uid = 1
@@ -87,7 +92,7 @@ class ThreeSessions(RuleBasedStateMachine):
         self.clients: list[Client] = []
         self.believers: list[Believer] = []
         self.idling: list[str] = [""] * SESSIONS
-        world: World = self.loop.world
+        world: ImapWorld = self.loop.world
         for number in range(SESSIONS):
             client = self.loop.call(self._connected, world, number + 1)
             self.clients.append(client)
@@ -96,7 +101,7 @@ class ThreeSessions(RuleBasedStateMachine):
             self.settle(number)
 
     @staticmethod
-    async def _connected(world: World, number: int) -> Client:
+    async def _connected(world: ImapWorld, number: int) -> Client:
         client = world.client(number)
         await client.log_in("alice")
         return client
@@ -271,7 +276,22 @@ class ThreeSessions(RuleBasedStateMachine):
             shutil.rmtree(self.folder)
 
 
+class ThreeThatMove(ThreeSessions):
+    """The same, where each command may meet another task: all park at once, and now and then another host has them."""
+
+    park_after_s = 0.0
+
+    @rule()
+    def they_move(self) -> None:
+        self.loop.call(self._moved, self.loop.world)
+
+    @staticmethod
+    async def _moved(world: ImapWorld) -> None:
+        world.move()
+
+
 TestThreeSessions = ThreeSessions.TestCase
-TestThreeSessions.settings = settings(
+TestThreeThatMove = ThreeThatMove.TestCase
+TestThreeSessions.settings = TestThreeThatMove.settings = settings(
     max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
 )

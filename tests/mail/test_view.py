@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from wd_trio.errors import Invalid
 from wd_trio.mail.model import FLAGGED, SEEN, Changes, FlagRow, Vanished
 from wd_trio.mail.numset import SequenceSet, UidSet
-from wd_trio.mail.view import ExistsUpdate, ExpungeUpdate, FlagsUpdate, Told, View
+from wd_trio.mail.view import ExistsUpdate, ExpungeUpdate, FlagsUpdate, Told, VanishedUpdate, View
 
 
 def opened(last_uid: int = 5, modseq: int = 10) -> View:
@@ -37,6 +37,32 @@ def test_expunges_wait_until_they_may_be_told() -> None:
     assert view.told.expunges_told == 10
     assert list(view.tell(may_expunge=True)) == [ExpungeUpdate(1)]
     assert view.seq(2) == 1
+
+
+def test_what_is_gone_is_told_by_uid_at_once() -> None:
+    view = opened()
+    row = FlagRow(3, 13, SEEN, "")
+    view.absorb(Changes(10, 14, 8, (row,), (vanished(11, 1, 2), vanished(12, 5), vanished(14, 6))))
+    assert list(view.tell(may_expunge=True, by_uid=True)) == [
+        VanishedUpdate(UidSet.of([1, 2, 5])),
+        FlagsUpdate(1, row),
+    ]
+    assert list(view.uids) == [3, 4]
+    assert view.told == Told(1, 8, 14, 14)
+    view.absorb(Changes(14, 15, 9, (), (vanished(15, 7, 8),)))
+    assert list(view.tell(may_expunge=True, by_uid=True)) == [], "a client is not told of what it never knew"
+
+
+def test_what_is_settled_ends_before_an_untold_expunge() -> None:
+    view = opened()
+    assert view.settled == 10
+    view.absorb_own(10, 11, (FlagRow(2, 11, SEEN, ""),), told=True)
+    assert view.settled == 11
+    view.absorb(Changes(11, 13, 0, (FlagRow(3, 13, SEEN, ""),), (vanished(12, 1),)))
+    assert list(view.tell(may_expunge=False)) == [FlagsUpdate(3, FlagRow(3, 13, SEEN, ""))]
+    assert view.settled == 11, "a client that began at 12 would keep uid 1 for ever"
+    assert list(view.tell(may_expunge=True)) == [ExpungeUpdate(1)]
+    assert view.settled == 13
 
 
 def test_new_messages_are_told_while_expunges_wait() -> None:
@@ -99,6 +125,14 @@ def test_an_answered_store_is_not_told_twice_when_others_came_between() -> None:
     assert not view.absorb_own(11, 12, (mine,), told=True)
     view.absorb(Changes(10, 12, 0, (mine, theirs)))
     assert list(view.tell(may_expunge=False)) == [FlagsUpdate(3, theirs)]
+
+
+def test_a_store_that_changed_nothing_hides_no_change_of_others() -> None:
+    view = opened()
+    theirs = FlagRow(2, 11, FLAGGED, "")
+    assert not view.absorb_own(11, 11, (FlagRow(3, 8, SEEN, ""),), told=True)
+    view.absorb(Changes(10, 11, 0, (theirs,)))
+    assert list(view.tell(may_expunge=False)) == [FlagsUpdate(2, theirs)]
 
 
 def test_changes_that_do_not_join_on_are_refused() -> None:
@@ -185,11 +219,17 @@ class OneMailbox(RuleBasedStateMachine):
         """News are absorbed but nothing may be told yet."""
         self.view.absorb(self.changes(self.view.known))
 
-    @rule(may_expunge=st.booleans())
-    def hear(self, may_expunge: bool) -> None:
+    @rule(may_expunge=st.booleans(), by_uid=st.booleans())
+    def hear(self, may_expunge: bool, by_uid: bool = False) -> None:
         self.view.absorb(self.changes(self.view.known))
-        for update in self.view.tell(may_expunge=may_expunge):
+        for update in self.view.tell(may_expunge=may_expunge, by_uid=by_uid):
             match update:
+                case VanishedUpdate(uids=uids):
+                    assert may_expunge
+                    assert uids
+                    assert not set(uids) & self.living.keys()
+                    assert set(uids) <= set(self.client)
+                    self.client = [uid for uid in self.client if uid not in uids]
                 case ExpungeUpdate(seq=seq):
                     assert may_expunge
                     gone = self.client.pop(seq - 1)
@@ -216,6 +256,15 @@ class OneMailbox(RuleBasedStateMachine):
         told = self.view.told
         changes = self.changes(min(told.expunges_told, told.flags_told))
         self.view = View.rebuild(told, UidSet.of(sorted(self.living)), changes)
+
+    @invariant()
+    def nothing_is_missed_by_who_begins_at_what_is_settled(self) -> None:
+        settled = self.view.settled
+        for entry in self.journal:
+            assert entry.modseq > settled or not set(entry.uids) & set(self.client)
+        for uid in self.client:
+            row = self.living.get(uid)
+            assert row is None or row.modseq > settled or self.client_flags[uid] == row.flags
 
     @invariant()
     def numbers_mean_the_same_to_both(self) -> None:

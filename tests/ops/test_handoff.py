@@ -156,7 +156,7 @@ def test_a_message_too_long_for_a_datagram_is_refused() -> None:
         messages.encode(messages.Metrics(1, "x" * messages.MESSAGE_BYTES, True))
 
 
-@pytest.mark.parametrize("data", [b"", b"\x00", b"\x81\xa4type\xa4Boom", b"\xff" * 100])
+@pytest.mark.parametrize("data", [b"", b"\x00", b"\x81\xa4type\x01", b"\x81\xa4type\xa4Pong", b"\xff" * 100])
 def test_nonsense_is_a_decode_error(data: bytes) -> None:
     with pytest.raises(msgspec.DecodeError):
         messages.decode(data)

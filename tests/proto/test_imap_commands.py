@@ -8,7 +8,7 @@ from imap_feeds import three_feeds
 from wd_trio.errors import Invalid
 from wd_trio.mail import model as m
 from wd_trio.mail import search
-from wd_trio.mail.numset import SequenceSet
+from wd_trio.mail.numset import SequenceSet, UidSet
 from wd_trio.proto.imap import commands as c
 from wd_trio.proto.imap import events as e
 from wd_trio.proto.imap.grammar import parse_date_time
@@ -36,6 +36,7 @@ GOOD = [
     (BEFORE, b"CAPABILITY", c.Capability()),
     (BEFORE, b"noop", c.Noop()),
     (SELECTED, b"NoOp  ", c.Noop()),
+    (BEFORE, b"STARTTLS", c.StartTls()),
     (AFTER, b"LOGOUT", c.Logout()),
     (BEFORE, b"ID NIL", c.Id(())),
     (BEFORE, b"ID ()", c.Id(())),
@@ -172,8 +173,18 @@ GOOD = [
     ),
     (
         SELECTED,
-        b"FETCH 1 FAST (CHANGEDSINCE 0)",
-        c.Fetch(False, ONE, ("FLAGS", "INTERNALDATE", "RFC822.SIZE", "MODSEQ"), changed_since=0),
+        b"FETCH 1 FAST (CHANGEDSINCE 1)",
+        c.Fetch(False, ONE, ("FLAGS", "INTERNALDATE", "RFC822.SIZE", "MODSEQ"), changed_since=1),
+    ),
+    (
+        SELECTED,
+        b"UID FETCH 1:* FLAGS (CHANGEDSINCE 7 vanished)",
+        c.Fetch(True, ONE_TO_STAR, ("UID", "FLAGS", "MODSEQ"), changed_since=7, vanished=True),
+    ),
+    (
+        SELECTED,
+        b"UID FETCH 1 UID (VANISHED CHANGEDSINCE 7)",
+        c.Fetch(True, ONE, ("UID", "MODSEQ"), changed_since=7, vanished=True),
     ),
     (
         SELECTED,
@@ -241,6 +252,35 @@ GOOD = [
     (AFTER, b"SETQUOTA user ()", c.SetQuota("user", ())),
     (AFTER, b"SELECT INBOX (condstore)", c.Select("INBOX", False, True)),
     (AFTER, b"EXAMINE INBOX (CONDSTORE CONDSTORE)", c.Select("INBOX", True, True)),
+    (AFTER, b"SELECT a (QRESYNC (7 8))", c.Select("a", False, resync=c.Resync(7, 8))),
+    (
+        AFTER,
+        b"EXAMINE a (qresync (4294967295 9223372036854775807 41:211,3,214:541) CONDSTORE)",
+        c.Select(
+            "a",
+            True,
+            True,
+            c.Resync((1 << 32) - 1, (1 << 63) - 1, UidSet([(3, 3), (41, 211), (214, 541)])),
+        ),
+    ),
+    (
+        AFTER,
+        b"SELECT a (QRESYNC (7 8 (1,3:4 2,9:10)))",
+        c.Select(
+            "a", False, resync=c.Resync(7, 8, None, (UidSet([(1, 1), (3, 4)]), UidSet([(2, 2), (9, 10)])))
+        ),
+    ),
+    (
+        AFTER,
+        b"SELECT a (QRESYNC (7 8 1:9 (1:4294967295 1:4294967295)))",
+        c.Select(
+            "a",
+            False,
+            resync=c.Resync(
+                7, 8, UidSet([(1, 9)]), (UidSet([(1, (1 << 32) - 1)]), UidSet([(1, (1 << 32) - 1)]))
+            ),
+        ),
+    ),
     (
         AFTER,
         b"STATUS a (HIGHESTMODSEQ SIZE APPENDLIMIT deleted DELETED-STORAGE)",

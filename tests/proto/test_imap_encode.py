@@ -34,6 +34,9 @@ LIST_WITH_CHILDINFO = b'* LIST (\\Subscribed) "/" a ("CHILDINFO" ("SUBSCRIBED"))
         (encode.exists(0), b"* 0 EXISTS\r\n"),
         (encode.recent(0), b"* 0 RECENT\r\n"),
         (encode.expunge(17), b"* 17 EXPUNGE\r\n"),
+        (b"".join(encode.vanished(UidSet([(3, 5), (9, 9)]))), b"* VANISHED 3:5,9\r\n"),
+        (b"".join(encode.vanished(UidSet([(7, 7)]), earlier=True)), b"* VANISHED (EARLIER) 7\r\n"),
+        (b"".join(encode.vanished(UidSet())), b""),
         (encode.search([]), b"* SEARCH\r\n"),
         (encode.search([2, 84]), b"* SEARCH 2 84\r\n"),
         (encode.search([2, 84], 917), b"* SEARCH 2 84 (MODSEQ 917)\r\n"),
@@ -204,3 +207,13 @@ def test_modseqs_alone() -> None:
     rows = FlagRows.of([m.FlagRow(5, 9, 1, "a")])
     line = b"* 2 FETCH (UID 5 MODSEQ (9))\r\n"
     assert encode.fetch_flags([2], rows, uid=True, flags=False, modseq=True) == line
+
+
+def test_a_long_vanished_is_several_responses_with_short_lines() -> None:
+    top = (1 << 32) - 1
+    uids = UidSet((first, first + 1) for first in range(top - 3 * 1000, top, 3))
+    lines = list(encode.vanished(uids, earlier=True))
+    assert len(lines) == 3
+    assert all(len(line) < 8192 and line.endswith(b"\r\n") for line in lines)
+    told = ",".join(line.decode().removeprefix("* VANISHED (EARLIER) ").strip() for line in lines)
+    assert told == str(uids)

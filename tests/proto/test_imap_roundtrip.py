@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from imap_feeds import engine_in
 
 from wd_trio.mail import model as m
-from wd_trio.mail.numset import SequenceSet
+from wd_trio.mail.numset import EMPTY, SequenceSet, UidSet
 from wd_trio.proto.imap import commands as c
 from wd_trio.proto.imap import encode
 from wd_trio.proto.imap import events as e
@@ -23,6 +23,7 @@ NAME = st.text(
 ).filter(lambda name: name.split("/")[0].upper() != "INBOX")
 NUMBER = st.integers(1, 0xFFFFFFFF)
 NUMBER64 = st.integers(0, (1 << 63) - 1)
+MODSEQ = st.integers(1, (1 << 63) - 1)
 RANGES = st.one_of(
     NUMBER.map(lambda n: (n, n)),
     st.tuples(NUMBER, NUMBER).map(lambda pair: (min(pair), max(pair))),
@@ -60,13 +61,27 @@ def fetches(draw: st.DrawFn) -> c.Fetch:
     items = draw(st.lists(st.sampled_from(words), unique=True))
     found = draw(st.lists(bodies(), max_size=3, unique_by=lambda body: (body.name, body.partial)))
     sizes = draw(st.lists(PART, max_size=2, unique=True))
-    changed_since = draw(st.none() | NUMBER64)
+    changed_since = draw(st.none() | MODSEQ)
+    vanished = uid and changed_since is not None and draw(st.booleans())
     if not uid and not items and not found and not sizes:
         items = ["FLAGS"]
     if changed_since is not None and "MODSEQ" not in items:
         items.append("MODSEQ")
     plain = (*(["UID"] if uid else []), *items)
-    return c.Fetch(uid, draw(MESSAGES), plain, tuple(found), tuple(sizes), changed_since)
+    return c.Fetch(uid, draw(MESSAGES), plain, tuple(found), tuple(sizes), changed_since, vanished)
+
+
+UID_SETS = st.lists(st.integers(1, 60) | NUMBER, min_size=1, max_size=9).map(UidSet.of)
+
+
+@st.composite
+def resyncs(draw: st.DrawFn) -> c.Resync:
+    match = EMPTY, EMPTY
+    if draw(st.booleans()):
+        one, other = draw(UID_SETS), draw(UID_SETS)
+        count = min(len(one), len(other))
+        match = one.slice(0, count), other.slice(0, count)
+    return c.Resync(draw(NUMBER), draw(MODSEQ), draw(st.none() | UID_SETS), match)
 
 
 STORES = st.builds(
@@ -107,7 +122,7 @@ COMMANDS = st.one_of(
     STORES,
     st.builds(c.Login, TEXT, TEXT.map(Secret)),
     st.builds(c.Authenticate, st.sampled_from(["PLAIN", "X-OAUTH_2"]), st.none() | st.binary(max_size=40)),
-    st.builds(c.Select, NAME, st.booleans(), st.booleans()),
+    st.builds(c.Select, NAME, st.booleans(), st.booleans(), st.none() | resyncs()),
     st.builds(c.List, NAME, NAME.map(lambda name: (name,))),
     extended_lists(),
     st.builds(c.Lsub, NAME, NAME),
@@ -175,9 +190,11 @@ def print_command(command: c.Command) -> bytes:
 def print_on_mailboxes(command: c.Command) -> bytes:
     """Likewise; nothing for a command on messages."""
     match command:
-        case c.Select(mailbox, read_only, condstore):
+        case c.Select(mailbox, read_only, condstore, resync):
             word = b"EXAMINE " if read_only else b"SELECT "
-            return word + encode.mailbox_name(mailbox) + (b" (CONDSTORE)" if condstore else b"")
+            parameters = [*(["CONDSTORE"] if condstore else []), *([print_resync(resync)] if resync else [])]
+            shown = f" ({' '.join(parameters)})" if parameters else ""
+            return word + encode.mailbox_name(mailbox) + shown.encode()
         case c.List(reference, (pattern,), extended=False):
             return b"LIST " + print_names(reference, pattern)
         case c.List(reference, patterns, selection, returns, items):
@@ -219,15 +236,26 @@ def print_on_messages(command: c.Command) -> bytes:
             modifier = "" if unchanged_since is None else f"(UNCHANGEDSINCE {unchanged_since}) "
             start = f"{'UID ' if uid else ''}STORE {messages} {modifier}{word} ".encode()
             return start + encode.flags_list(flags, keywords)
-        case c.Fetch(uid, messages, items, found, sizes, changed_since):
+        case c.Fetch(uid, messages, items, found, sizes, changed_since, vanished):
             shown = b" ".join(
                 [item.encode() for item in items]
                 + [print_body(body) for body in found]
                 + [f"BINARY.SIZE[{part}]".encode() for part in sizes]
             )
-            modifier = "" if changed_since is None else f" (CHANGEDSINCE {changed_since})"
+            modifier = (
+                ""
+                if changed_since is None
+                else f" (CHANGEDSINCE {changed_since}{' VANISHED' if vanished else ''})"
+            )
             return f"{'UID ' if uid else ''}FETCH {messages} ".encode() + b"(%b)" % shown + modifier.encode()
     raise AssertionError(command)
+
+
+def print_resync(resync: c.Resync) -> str:
+    known = "" if resync.known is None else f" {resync.known}"
+    numbers, uids = resync.match
+    match = f" ({numbers} {uids})" if numbers else ""
+    return f"QRESYNC ({resync.uid_validity} {resync.modseq}{known}{match})"
 
 
 def print_names(*names: str) -> bytes:

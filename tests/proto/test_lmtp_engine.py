@@ -108,6 +108,22 @@ def test_sessions(stream: bytes, events: list[str | bytes]) -> None:
     assert three_feeds(stream) == events
 
 
+def test_starttls_stands_between_transactions_and_lhlo_is_said_again() -> None:
+    engine = LmtpEngine(starttls=True)
+    engine.receive(b"STARTTLS\r\nLHLO x\r\nSTARTTLS now\r\nMAIL FROM:<>\r\nSTARTTLS\r\n")
+    engine.receive(b"RSET\r\nSTARTTLS\r\nMAIL FROM:<>\r\n")
+    assert pull(engine) == [
+        b"503 5.5.1 Say LHLO first\r\n",
+        "LHLO",
+        b"501 5.5.4 This command takes no argument\r\n",
+        "MAIL",
+        b"503 5.5.1 A transaction is open already\r\n",
+        "RSET",
+        "STARTTLS",
+        b"503 5.5.1 Say LHLO first\r\n",
+    ]
+
+
 # What is between DATA and the one true end is data, whatever it looks like.
 SMUGGLED = b"MAIL FROM:<evil@x>\r\nRCPT TO:<victim@x>\r\nDATA\r\nevil\r\n"
 NOT_ENDS: list[tuple[bytes, bytes]] = [

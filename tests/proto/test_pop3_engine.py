@@ -156,13 +156,13 @@ LINES: dict[str, bytes] = {
     "RETR": b"RETR 1",
     "TOP": b"TOP 1 1",
     "DELE": b"DELE 1",
-} | {name: name.encode() for name in ("CAPA", "STAT", "RSET", "NOOP", "QUIT")}
+} | {name: name.encode() for name in ("CAPA", "STLS", "STAT", "RSET", "NOOP", "QUIT")}
 REACH = {State.AUTHORIZATION: b"", State.NAMED: b"USER ann\r\n", State.TRANSACTION: OPEN}
 
 
 @pytest.mark.parametrize(("name", "state"), list(itertools.product(PARSERS, REACH)))
 def test_every_command_in_every_state(name: str, state: State) -> None:
-    engine = Pop3Engine()
+    engine = Pop3Engine(stls=True)
     engine.receive(REACH[state])
     pull(engine)
     assert engine.state is state
@@ -182,6 +182,24 @@ def test_every_command_in_every_state(name: str, state: State) -> None:
     else:
         assert told == name
         assert engine.state is target
+
+
+def test_under_tls_the_dialogue_begins_anew() -> None:
+    """RFC 2595 §4: what was said before counts no more."""
+    engine = Pop3Engine(passwords=False, stls=True)
+    engine.receive(b"USER ann\r\nSTLS x\r\nSTLS\r\n")
+    assert engine.next_event() == Reply(replies.NEEDS_TLS)
+    assert engine.next_event() == Reply(replies.err("This command takes no argument"))
+    assert pull(engine) == ["STLS"]
+    engine.secured()
+    engine.receive(b"PASS secret\r\nSTLS\r\nUSER ann\r\n")
+    assert pull(engine) == [replies.err("USER comes first"), replies.NOT_OFFERED, replies.NAME_TAKEN]
+
+
+def test_stls_is_for_before_log_in() -> None:
+    engine = Pop3Engine(stls=True)
+    engine.receive(OPEN + b"STLS\r\n")
+    assert pull(engine)[-1] == replies.err("Logged in already")
 
 
 def test_the_state_moves_only_when_accepted() -> None:

@@ -6,6 +6,7 @@ bound, since pages may become larger.
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
@@ -31,8 +32,11 @@ BUDGETS: Final = {
     "IMAP: CAPABILITY, ID, NAMESPACE, ENABLE": Cost(),
     "IMAP: SELECT of 600 messages": Cost(1, 0, 0, 0, 1, 2),
     "IMAP: SELECT of a mailbox that is known": Cost(1, 0, 0, 0, 1, 1),
+    "IMAP: SELECT with QRESYNC": Cost(2, 0, 0, 0, 2, 2),
     "IMAP: CHECK": Cost(),
     "IMAP: FETCH of 600 messages, flags": Cost(1, 0, 0, 0, 1, 2),
+    "IMAP: FETCH of what changed or is gone since, flags": Cost(1, 0, 0, 0, 1, 1),
+    "IMAP: FETCH of what changed since, envelopes": Cost(2, 0, 0, 0, 2, 2),
     "IMAP: FETCH of 600 messages, envelopes and structures": Cost(2, 0, 0, 0, 2, 2),
     "IMAP: FETCH of one message, its body": Cost(1, 0, 0, 0, 1, 1),
     "IMAP: FETCH of one message, its body, which sets \\Seen": Cost(2, 0, 0, 0, 2, 5),
@@ -142,9 +146,7 @@ async def test_imap(house: BudgetHouse) -> None:
                 assert lines[-1].startswith("a OK"), lines
 
     await command("NOOP", "NOOP")
-    await command(
-        "CAPABILITY, ID, NAMESPACE, ENABLE", "CAPABILITY", "ID NIL", "NAMESPACE", "ENABLE CONDSTORE"
-    )
+    await command("CAPABILITY, ID, NAMESPACE, ENABLE", "CAPABILITY", "ID NIL", "NAMESPACE", "ENABLE QRESYNC")
     await command("SELECT of 600 messages", "SELECT INBOX")
     await client.command("a", "UNSELECT")
     await command("SELECT of a mailbox that is known", "SELECT INBOX")
@@ -186,7 +188,16 @@ async def test_imap(house: BudgetHouse) -> None:
     await send(house.lmtp(), "alice")
     await command("NOOP that tells of a delivery", "NOOP")
     await command("UNSELECT", "UNSELECT")
-    await client.command("a", "SELECT INBOX")
+    selected = " ".join(await client.command("a", "SELECT INBOX"))
+    validity, modseq = (re.search(rf"{word} (\d+)", selected)[1] for word in ("UIDVALIDITY", "HIGHESTMODSEQ"))
+    since = int(modseq) - 4
+    await command(
+        "FETCH of what changed or is gone since, flags",
+        f"UID FETCH 1:* FLAGS (CHANGEDSINCE {since} VANISHED)",
+    )
+    await command("FETCH of what changed since, envelopes", f"UID FETCH 1:* ENVELOPE (CHANGEDSINCE {since})")
+    await client.command("a", "UNSELECT")
+    await command("SELECT with QRESYNC", f"SELECT INBOX (QRESYNC ({validity} {since}))")
     await command("CLOSE", "CLOSE")
     await other.aclose()
     while len(house.hosts["imap"]) > 1:

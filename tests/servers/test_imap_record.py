@@ -44,7 +44,7 @@ async def test_the_document_follows_the_connection(tmp_path: Path) -> None:
         assert examined.state["view"] == [inbox.uid_validity, 4, modseq, modseq]
 
         await client.command("a3", "SELECT INBOX")
-        await client.command("a4", "ENABLE CONDSTORE")
+        await client.command("a4", "ENABLE QRESYNC")
         await client.send(b"a5 IDLE\r\n")
         assert await client.read_line() == "+ idling"
         await world.deliver("alice")
@@ -53,7 +53,7 @@ async def test_the_document_follows_the_connection(tmp_path: Path) -> None:
         assert (idling.id, idling.created) == (begun.id, begun.created)
         assert idling.state["idle"] == "a5"
         assert idling.state["readOnly"] is False
-        assert idling.state["enabled"] == ["CONDSTORE"]
+        assert idling.state["enabled"] == ["CONDSTORE", "QRESYNC"]
         assert idling.state["view"][1] == 5, "what was told while it idled"
 
         await client.send(b"DONE\r\n")

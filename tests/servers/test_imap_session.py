@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -160,7 +161,9 @@ def quick(**changes: float) -> ImapOptions:
     from ipaddress import ip_network
 
     return replace(
-        ImapOptions(hostname="mail.test", trusted_networks=(ip_network("127.0.0.0/8"),)),
+        ImapOptions(
+            hostname="mail.test", trusted_networks=(ip_network("127.0.0.0/8"),), park_after_s=math.inf
+        ),
         **changes,  # type: ignore[arg-type]  # the caller names fields of the type they have
     )
 

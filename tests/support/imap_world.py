@@ -5,9 +5,11 @@ Everything runs in one trio loop, so what one session commits is hinted to the o
 
 from __future__ import annotations
 
+import math
+import select
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from ipaddress import ip_network
 from pathlib import Path
@@ -23,11 +25,13 @@ from wd_trio.mail.model import SEEN, Changes, NewMessage
 from wd_trio.ops.boot import Services, open_services
 from wd_trio.ports.bus import Hint
 from wd_trio.secret import Secret
-from wd_trio.servers.driver import DriverOptions, Peer
+from wd_trio.servers.driver import DriverOptions, peer_of
+from wd_trio.servers.imap.host import ImapHost
 from wd_trio.servers.imap.options import ImapOptions, ImapServices
-from wd_trio.servers.imap.serve import serve_imap
 from wd_trio.servers.listener import ConnectionHost
+from wd_trio.servers.slots import Phase, Slot, Slots
 
+SLOTS = 64
 SILENCE_S = 20.0  # a server that says nothing for so long will not: fail instead of hanging
 ENGINES = ("cluster", "sqlite")
 SMALL = b"From: a@example.org\r\nSubject: small\r\n\r\nHello\r\n"
@@ -82,6 +86,10 @@ class Client:
     def buffered(self) -> bytes:
         return self._buffer
 
+    def readable(self) -> bool:
+        """Whether the server has said something that was not read yet."""
+        return bool(self._buffer or select.select([self._stream.socket], [], [], 0)[0])
+
     async def aclose(self) -> None:
         await self._stream.aclose()
 
@@ -89,7 +97,7 @@ class Client:
 class World:
     """Users alice and bob, and as many connections as asked for."""
 
-    def __init__(self, services: Services, host: ConnectionHost) -> None:
+    def __init__(self, services: Services, host: ConnectionHost | ImapHost) -> None:
         self.services = services
         self.host = host
         self.clients: list[Client] = []
@@ -101,10 +109,7 @@ class World:
         return self.clients[number - 1]
 
     def connect(self, ip: str = "127.0.0.1") -> Client:
-        ours, theirs = socket.socketpair()
-        self.host.adopt(theirs, Peer(f"c{len(self.clients) + 1}", "imap", ip, 1))
-        self.clients.append(Client(ours))
-        return self.clients[-1]
+        raise NotImplementedError
 
     async def deliver(self, user: str, *words: str, raw: bytes = SMALL, path: str = "INBOX") -> int:
         """Add a message as a delivery elsewhere would, hint included; its uid."""
@@ -124,6 +129,72 @@ class World:
         return appended.uids[0]
 
 
+class ImapWorld(World):
+    """A world whose `host` serves IMAP. Connections that `move` go to another host, and back."""
+
+    def __init__(
+        self,
+        services: Services,
+        imap: ImapServices,
+        options: ImapOptions,
+        nursery: trio.Nursery,
+        flush_s: float,
+    ) -> None:
+        self.slots = Slots.create(SLOTS)
+        self.free = list(range(SLOTS))
+        self.left: list[int] = []
+        """The numbers of the slots of connections that moved, one by one."""
+        self._imap = imap
+        self._options = options
+        self._flush_s = flush_s
+        self.hosts = [
+            self._open_host(nursery, lambda: self.hosts[1]),
+            self._open_host(nursery, lambda: self.hosts[0]),
+        ]
+        super().__init__(services, self.hosts[0])
+
+    def _open_host(self, nursery: trio.Nursery, successor: Callable[[], ImapHost]) -> ImapHost:
+        def left(slot: Slot, why: str, sock: socket.socket, unread: bytes) -> None:
+            self.left.append(slot.number)
+            successor().adopt(sock, peer_of(slot), slot=slot, unread=unread)
+
+        return ImapHost(
+            self._imap,
+            self._options,
+            slots=self.slots,
+            nursery=nursery,
+            options=DriverOptions(flush_s=self._flush_s),
+            on_end=self._ended,
+            on_leave=left,
+        )
+
+    def _ended(self, slot: Slot) -> None:
+        slot.clear()
+        self.free.append(slot.number)
+
+    def move(self) -> None:
+        """Let every connection go over to another host, those that cannot now when they can."""
+        for host in self.hosts:
+            for connection, _ in list(host.awake._open.values()):
+                if connection.slot.phase != Phase.ARRIVED:
+                    connection.begin_drain(moving=True)
+            parking = host.parking
+            parking._moving = True
+            for number in list(parking._parked.numbers()):
+                if number not in self.left[-1:]:
+                    parking._depart(number)
+            parking._moving = None
+
+    def connect(self, ip: str = "127.0.0.1") -> Client:
+        ours, theirs = socket.socketpair()
+        slot = self.slots.at(self.free.pop(0))
+        slot.id = len(self.clients) + 1
+        slot.protocol, slot.ip, slot.port, slot.phase = "imap", ip, 1, Phase.ARRIVED
+        self.host.adopt(theirs, peer_of(slot), slot=slot)
+        self.clients.append(Client(ours))
+        return self.clients[-1]
+
+
 def world_config(engine: str, folder: Path) -> Config:
     """An engine with nothing in it: of SQLite a file in `folder`, else the run's MongoDB and Redis, emptied."""
     auth = Auth(argon2_time_cost=1, argon2_memory_kib=8, failure_delay_s=0.0)
@@ -136,8 +207,14 @@ def world_config(engine: str, folder: Path) -> Config:
 
 @asynccontextmanager
 async def open_world(
-    engine: str, folder: Path, *, options: ImapOptions | None = None, flush_s: float = 60.0
-) -> AsyncIterator[World]:
+    engine: str,
+    folder: Path,
+    *,
+    options: ImapOptions | None = None,
+    flush_s: float = 60.0,
+    park_after_s: float = math.inf,
+) -> AsyncIterator[ImapWorld]:
+    """Connections park when they were quiet for so long; `options`, where given, say it instead."""
     config = world_config(engine, folder)
     async with open_services(config, server="test", worker="1") as services:
         for user in ("alice", "bob"):
@@ -153,16 +230,13 @@ async def open_world(
             hub=services.hub,
         )
         chosen = options or ImapOptions(
-            hostname="mail.test", version="test", trusted_networks=(ip_network("127.0.0.0/8"),)
+            hostname="mail.test",
+            version="test",
+            trusted_networks=(ip_network("127.0.0.0/8"),),
+            park_after_s=park_after_s,
         )
         async with trio.open_nursery() as nursery:
-            host = ConnectionHost(
-                "imap",
-                lambda connection: serve_imap(connection, made, chosen),
-                nursery=nursery,
-                options=DriverOptions(flush_s=flush_s),
-            )
-            world = World(services, host)
+            world = ImapWorld(services, made, chosen, nursery, flush_s)
             try:
                 yield world
             finally:

@@ -72,7 +72,7 @@ class Server:
     """A connection host for LMTP and its clients."""
 
     def __init__(self, house: House, nursery: trio.Nursery, options: LmtpOptions, flush_s: float) -> None:
-        self.ended: list[str] = []  # ids of the connections that are over
+        self._count = 0
         self._clients: list[Client] = []
         services = LmtpServices(delivery=house.delivery)
 
@@ -81,13 +81,13 @@ class Server:
             lambda connection: serve_lmtp(connection, services, options),
             nursery=nursery,
             options=DriverOptions(flush_s=flush_s),
-            on_end=self.ended.append,
         )
 
     def connect(self, ip: str = "192.0.2.1") -> Client:
         ours, theirs = socket.socketpair()
         theirs.setblocking(False)
-        self.host.adopt(ours, Peer(f"c{len(self.ended) + len(self.host)}", "lmtp", ip, 25))
+        self._count += 1
+        self.host.adopt(ours, Peer(f"c{self._count}", "lmtp", ip, 25))
         self._clients.append(Client(theirs))
         return self._clients[-1]
 

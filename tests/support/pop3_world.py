@@ -18,10 +18,11 @@ from wd_trio.mail.model import DELETED, Columns, FlagChange, Mailbox
 from wd_trio.mail.numset import UidSet
 from wd_trio.ops.boot import Services, open_services
 from wd_trio.secret import Secret
-from wd_trio.servers.driver import DriverOptions, Peer
+from wd_trio.servers.driver import DriverOptions, peer_of
 from wd_trio.servers.listener import ConnectionHost
 from wd_trio.servers.pop3.options import Pop3Options, Pop3Services
 from wd_trio.servers.pop3.serve import serve_pop3
+from wd_trio.servers.slots import Phase, Slot
 from wd_trio.service.messages import Place
 
 NETWORKS = (ip_network("127.0.0.0/8"),)
@@ -55,8 +56,8 @@ class Pop3Client(Client):
 class Pop3World(World):
     """Users alice and bob, POP3 connections, and what happens to their mail elsewhere."""
 
-    def __init__(self, services: Services, host: ConnectionHost, ended: list[str]) -> None:
-        """`ended` gets the ids of the connections that are over."""
+    def __init__(self, services: Services, host: ConnectionHost, ended: list[int]) -> None:
+        """`ended` gets the numbers of the connections that are over, counted from 1."""
         super().__init__(services, host)
         self._ended = ended
         self._by_number: dict[int, Pop3Client] = {}
@@ -65,7 +66,9 @@ class Pop3World(World):
         ours, theirs = socket.socketpair()
         client = Pop3Client(ours)
         self.clients.append(client)
-        self.host.adopt(theirs, Peer(f"c{len(self.clients)}", "pop3", ip, 1))
+        slot = Slot.alone()
+        slot.phase, slot.protocol, slot.id, slot.ip = Phase.ARRIVED, "pop3", len(self.clients), ip
+        self.host.adopt(theirs, peer_of(slot), slot=slot)
         return client
 
     def client(self, number: int) -> Pop3Client:
@@ -81,7 +84,7 @@ class Pop3World(World):
         await self.wait_ended(client)
 
     async def wait_ended(self, client: Pop3Client) -> None:
-        while f"c{self.clients.index(client) + 1}" not in self._ended:
+        while self.clients.index(client) + 1 not in self._ended:
             await trio.lowlevel.checkpoint()
 
     async def logged_in(self, user: str = "alice") -> Pop3Client:
@@ -133,14 +136,14 @@ async def serving(
 ) -> AsyncIterator[Pop3World]:
     """POP3 over services that are open."""
     made = Pop3Services(auth=services.auth, sessions=services.sessions, maildrops=services.maildrops)
-    ended: list[str] = []
+    ended: list[int] = []
     async with trio.open_nursery() as nursery:
         host = ConnectionHost(
             "pop3",
             lambda connection: serve_pop3(connection, made, options),
             nursery=nursery,
             options=DriverOptions(flush_s=flush_s),
-            on_end=ended.append,
+            on_end=lambda slot: ended.append(slot.id),
         )
         world = Pop3World(services, host, ended)
         try:

@@ -24,7 +24,9 @@ from wd_trio.errors import Conflict, Invalid, WdError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit status."""
-    arguments = _parser().parse_args(argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    arguments = _parser().parse_args(given)
+    arguments.given = given
     try:
         return int(arguments.run(arguments))
     except ConfigFaults as error:

@@ -1,4 +1,4 @@
-"""serve, check-config, reload and health: the server itself, and what asks it."""
+"""serve, check-config, reload, upgrade and health: the server itself, and what asks it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import http.client
 import json
 import os
 import socket
+import sys
 import urllib.parse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
@@ -18,7 +20,8 @@ from wd_trio.cli.terminal import Commands, complain, config_path, load_config
 from wd_trio.config import Config
 from wd_trio.config_load import load, render_default
 from wd_trio.errors import Invalid
-from wd_trio.ops import admin, control, supervisor
+from wd_trio.ops import admin, certificates, control, succession, supervisor, trial
+from wd_trio.ops.upgrade import UpgradeOptions
 
 HEALTH_TIMEOUT_S: Final = 5.0
 _ANY: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -27,6 +30,9 @@ _ANY: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 def add_commands(commands: Commands, common: argparse.ArgumentParser) -> None:
     serve = commands.add_parser("serve", parents=[common], help="run the server until it is told to stop")
     serve.add_argument("--demo", action="store_true", help="make an account to try things with, and say how")
+    # What a running server gives a newer program at an upgrade: a trial to take, its own place to go on in.
+    serve.add_argument(trial.OPTION, dest="trial", type=int, help=argparse.SUPPRESS)
+    serve.add_argument(succession.OPTION, dest="succeed", type=int, help=argparse.SUPPRESS)
     serve.set_defaults(run=_serve)
     check = commands.add_parser(
         "check-config", parents=[common], help="report every fault of the configuration"
@@ -37,6 +43,12 @@ def add_commands(commands: Commands, common: argparse.ArgumentParser) -> None:
         "reload", parents=[common], help="make a running server load its configuration"
     )
     reload.set_defaults(run=_reload)
+    upgrade = commands.add_parser(
+        "upgrade",
+        parents=[common],
+        help="make a running server go on as the version that is installed now",
+    )
+    upgrade.set_defaults(run=_upgrade)
     health = commands.add_parser("health", parents=[common], help="ask a running server how it is")
     health.add_argument(
         "--live", action="store_true", help="only whether it turns, without asking its engines"
@@ -52,14 +64,31 @@ def add_commands(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 def _serve(arguments: argparse.Namespace) -> int:
     path = config_path(arguments)
-    config = load(path, os.environ)
+    command = (sys.executable, "-m", "wd_trio", *succession.without_option(arguments.given))
+    upgrade_options = UpgradeOptions(command=command)
+
+    def read() -> Config:
+        return _load(path)
+
+    if arguments.trial is not None:
+        return trial.undergo(arguments.trial, read)
+    if arguments.succeed is not None:
+        return supervisor.succeed(arguments.succeed, reload=read, upgrade_options=upgrade_options)
+    config = read()
     demo = admin.prepare_demo(config) if arguments.demo else None
 
     def ready(addresses: Sequence[str]) -> None:
         if demo is not None:
             _print_demo(demo, addresses)
 
-    return supervisor.serve(config, config_path=path, reload=lambda: load(path, os.environ), on_ready=ready)
+    return supervisor.serve(
+        config, config_path=path, reload=read, on_ready=ready, upgrade_options=upgrade_options
+    )
+
+
+def _load(path: Path | None) -> Config:
+    """The configuration, with a certificate that can be used. ConfigFaults."""
+    return certificates.check(load(path, os.environ))
 
 
 def _print_demo(demo: admin.Demo, addresses: Sequence[str]) -> None:
@@ -114,7 +143,7 @@ def _check_config(arguments: argparse.Namespace) -> int:
         print(render_default(), end="")
         return 0
     path = config_path(arguments)
-    load(path, os.environ)
+    _load(path)
     print(f"{path or 'no file, defaults only'}: no faults")
     return 0
 
@@ -129,6 +158,16 @@ def _reload(arguments: argparse.Namespace) -> int:
     if not answer.get("faults"):
         complain(str(answer.get("error") or "the server could not reload; its log says why"))
     return 1
+
+
+def _upgrade(arguments: argparse.Namespace) -> int:
+    came = control.upgrade(load_config(arguments))
+    for fault in came.faults:
+        complain(fault)
+    (old, old_generation), (new, new_generation) = came.before, came.after
+    if new_generation > old_generation:
+        print(f"upgraded from {old} (generation {old_generation}) to {new} (generation {new_generation})")
+    return 0 if came.ok else 1
 
 
 def _health(arguments: argparse.Namespace) -> int:

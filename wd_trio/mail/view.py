@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TypeAlias
 
 from wd_trio.errors import Invalid
@@ -44,6 +45,13 @@ class ExpungeUpdate:
 
 
 @dataclass(frozen=True, slots=True)
+class VanishedUpdate:
+    """Messages that the client knows are gone, all at once; its numbers close up."""
+
+    uids: UidSet
+
+
+@dataclass(frozen=True, slots=True)
 class ExistsUpdate:
     count: int
 
@@ -54,7 +62,7 @@ class FlagsUpdate:
     row: FlagRow
 
 
-Update: TypeAlias = ExpungeUpdate | ExistsUpdate | FlagsUpdate
+Update: TypeAlias = ExpungeUpdate | VanishedUpdate | ExistsUpdate | FlagsUpdate
 
 
 class View:
@@ -99,7 +107,14 @@ class View:
 
     @property
     def told(self) -> Told:
+        self._settle()
         return Told(self.uid_validity, self.uid_next, self.expunges_told, self.flags_told)
+
+    def standing(self) -> tuple[int, int, int, int, int]:
+        """What is `told`, with the number of messages that the client knows of in the middle, as plain integers: this
+        is asked for after every command."""
+        self._settle()
+        return self.uid_validity, self.uid_next, len(self.uids), self.expunges_told, self.flags_told
 
     def __len__(self) -> int:
         return len(self.uids)
@@ -140,6 +155,7 @@ class View:
         False when others' changes lie between: the caller then asks the store for the changes since `known`.
         An untold change of others in a row stays to be told, unless the replies have said it already.
         """
+        self._settle()
         if previous_modseq == self.known:
             for row in rows if self._rows else ():
                 if row.uid in self._rows and told:
@@ -148,7 +164,9 @@ class View:
                     self._rows[row.uid] = row
             self.known = modseq
             return True
-        if told and modseq > self.known:
+        if (
+            told and previous_modseq < modseq > self.known
+        ):  # unless nothing changed: then `modseq` is another's
             self._own.add(modseq)
         return modseq <= self.known
 
@@ -159,6 +177,7 @@ class View:
             return False
         if changes.modseq <= self.known:
             return True
+        self._settle()
         for row in changes.rows:
             if row.modseq > self.known and (row.modseq > self.flags_told or row.uid >= self.uid_next):
                 self._rows[row.uid] = row
@@ -174,12 +193,36 @@ class View:
         """Whether something absorbed is still untold."""
         return bool(self._rows or self._vanished) or self._next > self.uid_next
 
-    def tell(self, *, may_expunge: bool) -> Iterator[Update]:
-        """What to send now, in the order to send it. The view moves as the iterator does: run it to its end."""
-        if may_expunge:
+    @property
+    def settled(self) -> int:
+        """The modseq through which the client has been told everything: where it may go on from when it returns."""
+        return min(self.expunges_told, self.flags_told) if self.news else self.known
+
+    def _settle(self) -> None:
+        """Before more becomes known: where nothing is untold, all that is known counts as told."""
+        if not self.news:
+            self.expunges_told = max(self.expunges_told, self.known)
+            self.flags_told = max(self.flags_told, self.known)
+
+    def tell(self, *, may_expunge: bool, by_uid: bool = False) -> Iterator[Update]:
+        """What to send now, in the order to send it, what is gone `by_uid` where the client asked for that. The view
+        moves as the iterator does: run it to its end."""
+        if may_expunge and by_uid:
+            yield from self._tell_vanished()
+        elif may_expunge:
             yield from self._tell_expunges()
         yield from self._tell_new()
         yield from self._tell_flags()
+
+    def _tell_vanished(self) -> Iterator[Update]:
+        gone = UidSet(chain.from_iterable(vanished.uids.ranges() for vanished in self._vanished))
+        if known := gone & self.uids:
+            yield VanishedUpdate(known)
+            self.uids -= known
+        for uid in [uid for uid in self._rows if uid in gone]:
+            del self._rows[uid]
+        self._vanished.clear()
+        self.expunges_told = max(self.expunges_told, self.known)
 
     def _tell_expunges(self) -> Iterator[Update]:
         for vanished in self._vanished:

@@ -2,30 +2,33 @@
 
 A child is started by exec with the two ends of its sockets and the API's listeners inherited, in a process group of
 its own (a terminal's Ctrl-C is the supervisor's alone), and without the variables that may hold secrets: all it is
-to know comes with `Boot`. Connections go over in batches, one batch on its way at a time; the supervisor closes
-its duplicates when a batch is acknowledged. A child that answers no heartbeat is killed: what hangs is replaced.
+to know comes with `Boot`. A child that answers no heartbeat is killed: what hangs is replaced.
+
+A child that an earlier program in this process has started is adopted: its number, the ends of its sockets and what
+is known of it are all there is (`state`).
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import Final
 
+import msgspec
 import structlog
 import trio
 
 from wd_trio.ops import messages, metrics
-from wd_trio.ops.door import Door
+from wd_trio.ops.door import Arrival, Door
 from wd_trio.ops.feed import Feed
 from wd_trio.ops.handoff import Channel, ChannelOver, channel_pair
 from wd_trio.ops.hub import Hub
+from wd_trio.ops.processes import Process
 
 log = structlog.get_logger()
 
@@ -66,10 +69,28 @@ class Surroundings:
     options: ChildOptions = field(default_factory=ChildOptions)
 
 
+class ChildState(msgspec.Struct, frozen=True, kw_only=True):
+    """What a successor of this process needs to lead a worker on; its descriptors must stay open across the exec.
+    `number` is the one by which its connections are kept, `last_words` what it has said of its last samples."""
+
+    pid: int
+    slot: int
+    owner: str
+    state: str
+    number: int
+    channel: int
+    bus: int
+    request: int
+    samples: list[messages.Family]
+    last_words: list[messages.Family] | None = None
+
+
 class Child:
     """A worker process. `run` is its whole life; the rest may be called while it runs."""
 
-    def __init__(self, boot: messages.Boot, around: Surroundings, *, on_ready: Callable[[], None]) -> None:
+    def __init__(
+        self, boot: messages.Boot, around: Surroundings, *, on_ready: Callable[[], None], number: int = 0
+    ) -> None:
         self.boot = boot
         self.state = "starting"
         self.pid = 0
@@ -81,39 +102,105 @@ class Child:
         self.samples: list[messages.Family] = []
         self._around = around
         self._on_ready = on_ready
-        self._process: trio.Process | None = None
+        self._process: Process | None = None
         self._channel: Channel | None = None
-        self._feed = Feed(around.door, boot.owner, arrived=around.arrived, upgrade=around.upgrade)
+        self._bus: socket.socket | None = None
+        self._adopted = False
+        self._feed = Feed(
+            around.door, boot.owner, arrived=around.arrived, upgrade=around.upgrade, number=number
+        )
         self._heard_at = 0.0
-        self._numbers = count(1)
+        self._request = 0
+        self._answering = 0
         self._asked: dict[int, tuple[list[messages.Family], trio.Event]] = {}
         self._gone = trio.Event()
         self._all_read = trio.Event()
 
+    # -- from one program of this process to the next
+
+    @classmethod
+    def adopt(
+        cls, state: ChildState, boot: messages.Boot, around: Surroundings, *, on_ready: Callable[[], None]
+    ) -> Child:
+        """A worker that a predecessor of this process has started; `boot` is what it was told, as far as we know.
+        OSError when the machine is short of descriptors."""
+        child = cls(boot, around, on_ready=on_ready, number=state.number)
+        child._process = Process(state.pid)
+        child._channel = Channel(socket.socket(fileno=state.channel))
+        child._bus = socket.socket(fileno=state.bus)
+        child._adopted = True
+        child.pid = state.pid
+        child.samples = state.samples
+        child._request = state.request
+        if state.last_words is not None:
+            child._asked[0] = (state.last_words, trio.Event())
+        child.state = state.state
+        if state.state == "ready":
+            child.was_ready = True
+            around.door.open_to(child._feed)
+        return child
+
+    def leave_state(self) -> ChildState | None:
+        """What a successor needs, true at this moment; None when there is no process."""
+        if self._process is None or self._channel is None or self._bus is None or self.state == "gone":
+            return None
+        return ChildState(
+            pid=self.pid,
+            slot=self.boot.slot,
+            owner=self.boot.owner,
+            state=self.state,
+            number=self._feed.number,
+            channel=self._channel.fileno(),
+            bus=self._bus.fileno(),
+            request=self._request,
+            samples=self.samples,
+            last_words=self._asked[0][0] if 0 in self._asked else None,
+        )
+
+    @property
+    def quiet(self) -> bool:
+        """Nothing is under way between us that a successor would not know of."""
+        if self._process is None or self.state == "gone":
+            return True
+        whole = self._process.returncode is None and self._bus is not None and self._bus.fileno() != -1
+        return whole and self._feed.quiet and not self._answering
+
+    @property
+    def pending(self) -> tuple[Arrival, ...]:
+        """Connections that it is to get and has not been sent."""
+        return self._feed.pending
+
+    @property
+    def number(self) -> int:
+        """By which its connections are kept."""
+        return self._feed.number
+
     # -- its life
 
     async def run(self) -> None:
-        """Start the process and serve it until it has ended, however it ends; then `state` is "gone".
+        """Start the process, or take over the one that was adopted, and serve it until it has ended, however it
+        ends; then `state` is "gone".
 
         OSError when there could be no process.
         """
         try:
-            control, bus = await self._start()
+            if not self._adopted:
+                self._start()
         except BaseException:
             self._leave()
             raise
-        self._channel = channel = Channel(control)
+        process, channel, bus = self._process, self._channel, self._bus
+        assert process is not None  # started, or adopted
+        assert channel is not None
+        assert bus is not None
         self._heard_at = trio.current_time()
-        process = self._process
-        assert process is not None  # _start returned
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._around.hub.serve, bus)
+                nursery.start_soon(partial(self._around.hub.serve, bus, behind=self._adopted))
                 nursery.start_soon(self._listen, channel, nursery)
                 nursery.start_soon(self._feed.run, channel)
                 nursery.start_soon(self._watch, channel)
                 nursery.start_soon(self._sample_now_and_then)
-                nursery.start_soon(self._say, channel, self.boot)
                 self.returncode = await process.wait()
                 with trio.move_on_after(LAST_WORDS_S):
                     await self._all_read.wait()
@@ -121,11 +208,11 @@ class Child:
         finally:
             self._leave()
             with trio.CancelScope(shield=True, deadline=trio.current_time() + REAP_S):
-                if process.returncode is None:
-                    process.kill()
+                process.kill()
                 self.returncode = await process.wait()
 
-    async def _start(self) -> tuple[socket.socket, socket.socket]:
+    def _start(self) -> None:
+        """The process, with its first message sent: in one step, so that it is either there whole or not at all."""
         control, control_theirs = channel_pair()
         bus, bus_theirs = channel_pair()
         api = list(self._around.api_descriptors)
@@ -133,19 +220,18 @@ class Child:
         inherited = [control_theirs.fileno(), bus_theirs.fileno(), slots, *api]
         try:
             with control_theirs, bus_theirs:
-                self._process = await trio.lowlevel.open_process(
+                control.send(messages.encode(self.boot))
+                self._process = Process.spawn(
                     [*self._around.options.command, *(str(descriptor) for descriptor in inherited)],
-                    stdin=subprocess.DEVNULL,
-                    pass_fds=inherited,
-                    process_group=0,
-                    env=_environment(os.environ),
+                    inherited=inherited,
+                    environ=_environment(os.environ),
                 )
         except BaseException:
             control.close()
             bus.close()
             raise
         self.pid = self._process.pid
-        return control, bus
+        self._channel, self._bus = Channel(control), bus
 
     def _leave(self) -> None:
         self.state = "gone"
@@ -187,7 +273,7 @@ class Child:
             case messages.Samples():
                 self._take_samples(message)
             case messages.AskMetrics(request=request):
-                nursery.start_soon(self._tell_metrics, channel, request)
+                nursery.start_soon(self._answer_metrics, channel, request)
             case _:
                 pass  # Pong: having been heard is all it means
 
@@ -235,7 +321,8 @@ class Child:
         channel = self._channel
         if channel is None or self.state not in ("ready", "draining"):
             return
-        request = next(self._numbers)
+        self._request += 1
+        request = self._request
         done = trio.Event()
         self._asked[request] = ([], done)
         try:
@@ -255,6 +342,13 @@ class Child:
             done.set()
             if message.request == 0:
                 del self._asked[0]
+
+    async def _answer_metrics(self, channel: Channel, request: int) -> None:
+        self._answering += 1
+        try:
+            await self._tell_metrics(channel, request)
+        finally:
+            self._answering -= 1
 
     async def _tell_metrics(self, channel: Channel, request: int) -> None:
         text = await self._around.metrics_text()
@@ -297,8 +391,8 @@ class Child:
 
     def kill(self) -> None:
         """End the process now."""
-        if self._process is not None and self._process.returncode is None:
-            self._process.send_signal(signal.SIGKILL)
+        if self._process is not None:
+            self._process.kill()
 
 
 def _environment(own: Mapping[str, str]) -> dict[str, str]:

@@ -17,9 +17,10 @@ import resource
 import socket
 from array import array
 from collections import Counter
-from collections.abc import Iterator
-from itertools import count
+from collections.abc import Collection, Iterator
 from typing import Final
+
+import msgspec
 
 from wd_trio.servers.slots import Phase, Slot, Slots, Standing
 
@@ -28,11 +29,26 @@ NOBODY: Final = 0
 UNIX: Final = "unix"
 
 
+class ConnectionsState(msgspec.Struct, frozen=True, kw_only=True):
+    """What a successor of this process needs; the descriptors must stay open across the exec. `slots` is the table's
+    descriptor, `descriptors` and `holders` are arrays of C ints by number, -1 where no connection is."""
+
+    slots: int
+    descriptors: bytes
+    holders: bytes
+    in_flight: dict[int, str]
+    last_id: int
+    last_worker: int
+
+    def open_descriptors(self) -> list[int]:
+        return [self.slots, *(descriptor for descriptor in array("i", self.descriptors) if descriptor != -1)]
+
+
 class Connections:
     """All connections, by the number of their slot."""
 
     def __init__(self, slots: Slots | None = None) -> None:
-        """OSError when there is no memory for a table."""
+        """OSError when there is no memory for a table. The descriptor of `slots` is ours from now on."""
         self.slots = slots or Slots.create(min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], MOST_SLOTS))
         self._descriptors = array("i")
         self._holders = array("I")
@@ -41,7 +57,45 @@ class Connections:
         self._per_ip: Counter[str] = Counter()
         self._of_owner: dict[int, str] = {}  # those in flight, with the worker's owner name that they were of
         self._in_flight: Counter[str] = Counter()
-        self._ids = count((int.from_bytes(os.urandom(3), "big") << 32) + 1)
+        self._last_id = int.from_bytes(os.urandom(3), "big") << 32
+        self._last_worker = NOBODY
+
+    @classmethod
+    def succeed(cls, state: ConnectionsState) -> Connections:
+        """The connections that a predecessor of this process had, whose descriptors are ours now."""
+        made = cls(Slots(state.slots))
+        made._descriptors.frombytes(state.descriptors)
+        made._holders.frombytes(state.holders)
+        made._last_id, made._last_worker = state.last_id, state.last_worker
+        for number, descriptor in enumerate(made._descriptors):
+            if descriptor == -1:
+                made._free.append(number)
+                continue
+            if made._holders[number] != NOBODY:
+                made._loads[made._holders[number]] += 1
+            ip = made.slots.at(number).ip
+            if ip != UNIX:
+                made._per_ip[ip] += 1
+        for number, owner in state.in_flight.items():
+            made._of_owner[number] = owner
+            made._in_flight[owner] += 1
+        return made
+
+    def state(self) -> ConnectionsState:
+        """All that a successor needs, true at this moment."""
+        return ConnectionsState(
+            slots=self.slots.descriptor,
+            descriptors=self._descriptors.tobytes(),
+            holders=self._holders.tobytes(),
+            in_flight=dict(self._of_owner),
+            last_id=self._last_id,
+            last_worker=self._last_worker,
+        )
+
+    def new_worker(self) -> int:
+        """A number by which a worker's connections are kept."""
+        self._last_worker += 1
+        return self._last_worker
 
     def __len__(self) -> int:
         return len(self._descriptors) - len(self._free)
@@ -66,7 +120,8 @@ class Connections:
             self._descriptors.append(-1)
             self._holders.append(NOBODY)
         slot = self.slots.at(number)
-        slot.id = next(self._ids)
+        self._last_id += 1
+        slot.id = self._last_id
         slot.protocol, slot.ip, slot.port = protocol, ip, port
         slot.standing = Standing.SECURE if secure else 0
         slot.phase = Phase.ARRIVED
@@ -145,6 +200,14 @@ class Connections:
         if not self._loads[worker]:
             return []
         return [number for number, holder in enumerate(self._holders) if holder == worker]
+
+    def forgotten(self, workers: Collection[int], kept: Collection[int]) -> list[int]:
+        """Connections that none of these workers has and that are not among those kept."""
+        return [
+            number
+            for number, holder in enumerate(self._holders)
+            if self._descriptors[number] != -1 and holder not in workers and number not in kept
+        ]
 
     def depart(self, number: int, owner: str) -> None:
         """The connection leaves the worker of that owner name, and is in flight until it has arrived elsewhere."""

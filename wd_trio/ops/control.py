@@ -12,7 +12,9 @@ import contextlib
 import json
 import os
 import socket
+import time
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -30,6 +32,12 @@ REQUEST_BYTES: Final = 4096
 REPLY_BYTES: Final = 1 << 20
 REQUEST_S: Final = 10.0
 CLIENTS: Final = 8
+UPGRADE_POLL_S: Final = 0.2
+
+
+class WentAway(Unavailable):
+    """The server closed the connection without an answer: it has ended, or another program has taken its place."""
+
 
 Answer: TypeAlias = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
 """Does what an op names, with the whole request at hand, and returns the reply."""
@@ -54,10 +62,13 @@ def _short(path: Path) -> Iterator[str]:
 
 
 def request(config: Config, op: str, *, timeout_s: float = 120.0, **arguments: str) -> dict[str, Any]:
-    """Ask the running server; its reply. Blocking. Unavailable when none runs or it does not answer.
+    """Ask the running server; its reply. Blocking. Unavailable when none runs or it does not answer, WentAway when it
+    went away meanwhile.
 
-    Ops: "status" → {"ok", "workers": [{"slot", "pid", "state", "connections"}], …}; "reload" → {"ok", "faults"};
-    "kill" with `user` (an id) → {"ok"}: some of that user's sessions have been marked to be ended.
+    Ops: "status" → {"ok", "workers": [{"slot", "pid", "state", "connections"}], "upgrade": {"generation",
+    "underWay", "faults"}, …}; "reload" → {"ok", "faults"}; "upgrade" → {"ok", "version", "generation"}: one has
+    begun, and "status" tells of it; "kill" with `user` (an id) → {"ok"}: some of that user's sessions have
+    been marked to be ended.
     """
     path = control_path(config)
     try:
@@ -68,33 +79,66 @@ def request(config: Config, op: str, *, timeout_s: float = 120.0, **arguments: s
             line = sock.makefile("rb").readline(REPLY_BYTES)
     except (FileNotFoundError, ConnectionRefusedError) as error:
         raise Unavailable(f"no server is running on {path.parent}", what="server") from error
+    except ConnectionResetError as error:
+        raise WentAway("the server went away while answering", what="server") from error
     except OSError as error:
         raise Unavailable(f"the server does not answer: {error}", what="server") from error
     if not line.endswith(b"\n"):
-        raise Unavailable("the server went away while answering", what="server")
+        raise WentAway("the server went away while answering", what="server")
     reply: dict[str, Any] = json.loads(line)
     return reply
+
+
+@dataclass(frozen=True, slots=True)
+class Upgraded:
+    """What came of an upgrade: version and generation before and after it, the same where it was refused."""
+
+    before: tuple[str, int]
+    after: tuple[str, int]
+    faults: list[str]
+
+    @property
+    def ok(self) -> bool:
+        return self.after[1] > self.before[1] and not self.faults
+
+
+def upgrade(config: Config) -> Upgraded:
+    """Upgrade the running server, and wait until the new program has replaced all workers. Blocking; Unavailable."""
+    begun = request(config, "upgrade")
+    before = (str(begun.get("version")), int(begun.get("generation", 0)))
+    if not begun.get("ok"):
+        return Upgraded(before, before, [str(begun.get("error"))])
+    while True:
+        time.sleep(UPGRADE_POLL_S)
+        try:
+            now = request(config, "status")
+        except WentAway:  # while one program gave way to the other
+            continue
+        about = now["upgrade"]
+        if not about["underWay"]:
+            return Upgraded(before, (now["version"], about["generation"]), about["faults"])
 
 
 class ControlSocket:
     """The server's end. `bind` before anything is served, `serve` in the tree, `close` at the end."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    def __init__(self, path: Path, sock: socket.socket | None = None) -> None:
+        """`sock` is bound already, by a predecessor of this process."""
+        self.path = path
+        self._sock = sock or socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._places = trio.CapacityLimiter(CLIENTS)
 
     def bind(self) -> None:
         """Take the path over from a server that is gone. Conflict when one answers; OSError as it comes."""
-        with _short(self._path) as name:
+        with _short(self.path) as name:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
                 probe.settimeout(1.0)
                 try:
                     probe.connect(name)
                 except (FileNotFoundError, ConnectionRefusedError):
-                    self._path.unlink(missing_ok=True)
+                    self.path.unlink(missing_ok=True)
                 else:
-                    raise Conflict(f"another server is running on {self._path.parent}", what="server")
+                    raise Conflict(f"another server is running on {self.path.parent}", what="server")
             before = os.umask(0o177)
             try:
                 self._sock.bind(name)
@@ -102,6 +146,9 @@ class ControlSocket:
                 os.umask(before)
         self._sock.listen(CLIENTS)
         self._sock.setblocking(False)
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
 
     async def serve(self, answer: Answer) -> None:
         """Answer requests for ever, each client in its own task; what fails in one ends that client only."""
@@ -113,7 +160,7 @@ class ControlSocket:
                 except OSError as error:
                     if error.errno not in EXHAUSTED:
                         raise
-                    log.warning("cannot accept", address=str(self._path), error=error.strerror)
+                    log.warning("cannot accept", address=str(self.path), error=error.strerror)
                     await trio.sleep(EXHAUSTED_PAUSE_S)
                 else:
                     nursery.start_soon(self._serve_one, stream, answer)
@@ -146,7 +193,7 @@ class ControlSocket:
     def close(self) -> None:
         """Stop, and remove the socket's file. Idempotent."""
         if self._sock.fileno() != -1:
-            self._path.unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)
             self._sock.close()
 
 

@@ -64,15 +64,38 @@ class Door:
         self._takers: list[Taker] = []
         self._waiting: deque[Arrival] = deque()
         self._wanted = trio.Event()
+        self._open = trio.Event()
+        self._open.set()
 
     def __len__(self) -> int:
         """Connections that are open or on their way."""
         return len(self.connections)
 
     async def wait_wanted(self) -> None:
-        """Wait until some worker takes connections."""
-        while not self._takers:
+        """Wait until connections are let in, and some worker takes them."""
+        while not (self._takers and self._open.is_set()):
+            await self._open.wait()
             await self._wanted.wait()
+
+    # -- standing still, for a successor
+
+    def pause(self) -> None:
+        """Let nobody in and send nothing to workers, until `resume`; who comes all the same waits."""
+        self._open = trio.Event()
+
+    def resume(self) -> None:
+        self._open.set()
+
+    async def wait_open(self) -> None:
+        """Wait while the door is paused."""
+        await self._open.wait()
+
+    @property
+    def waiting(self) -> tuple[Arrival, ...]:
+        """Those that no worker has been found for."""
+        return tuple(self._waiting)
+
+    # -- coming in
 
     def open_to(self, taker: Taker) -> None:
         """The worker takes connections from now on, those first that wait already."""

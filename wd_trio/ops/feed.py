@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from itertools import count
-from typing import Final
 
 import structlog
 import trio
@@ -23,8 +22,6 @@ from wd_trio.servers.slots import why_lost
 
 log = structlog.get_logger()
 
-_numbers: Final = count(1)
-
 
 class Feed:
     """A taker for the door. `owner` is the name under which its worker holds sessions and claims; `arrived` is called
@@ -32,14 +29,23 @@ class Feed:
     to go on behind the end of TLS."""
 
     def __init__(
-        self, door: Door, owner: str, *, arrived: Callable[[], None], upgrade: Callable[[int], None]
+        self,
+        door: Door,
+        owner: str,
+        *,
+        arrived: Callable[[], None],
+        upgrade: Callable[[int], None],
+        number: int = NOBODY,
     ) -> None:
+        """`number`: by which its connections are kept; a new one where none is given."""
         self._door = door
         self._connections = door.connections
         self._owner = owner
         self._arrived = arrived
         self._upgrade = upgrade
-        self._number = next(_numbers)  # by which its connections are kept
+        self.number = number or door.connections.new_worker()
+        self.quiet = True
+        """No batch is on its way."""
         self._pending: deque[Arrival] = deque()
         self._some_pending = trio.Event()
         self._answer: messages.Adopted | None = None
@@ -48,12 +54,17 @@ class Feed:
 
     @property
     def load(self) -> int:
-        return self._connections.load(self._number)
+        return self._connections.load(self.number)
+
+    @property
+    def pending(self) -> tuple[Arrival, ...]:
+        """Those that were not sent yet."""
+        return tuple(self._pending)
 
     # -- to the worker
 
     def give(self, arrival: Arrival) -> None:
-        self._connections.hold(arrival.number, self._number)
+        self._connections.hold(arrival.number, self.number)
         self._pending.append(arrival)
         self._some_pending.set()
 
@@ -64,7 +75,9 @@ class Feed:
                 await self._some_pending.wait()
                 self._some_pending = trio.Event()
                 while self._pending:
-                    await self._hand_over(channel, self._next_batch())
+                    await self._door.wait_open()
+                    if self._pending:
+                        await self._hand_over(channel, self._next_batch())
         except ChannelOver:
             return  # `leave_to_others` finds others for them
 
@@ -79,6 +92,7 @@ class Feed:
         return batch
 
     async def _hand_over(self, channel: Channel, batch: list[Arrival]) -> None:
+        self.quiet = False
         self._answered = trio.Event()
         slots = [arrival.number for arrival in batch]
         unread = {arrival.number: arrival.unread for arrival in batch if arrival.unread}
@@ -93,6 +107,7 @@ class Feed:
         else:
             for slot in slots:
                 self._connections.arrived(slot)
+        self.quiet = True
         self._arrived()
 
     # -- from the worker
@@ -116,7 +131,7 @@ class Feed:
                     self._upgrade(number)
 
     def _has(self, number: int) -> bool:
-        return self._connections.holder(number) == self._number
+        return self._connections.holder(number) == self.number
 
     # -- its end
 
@@ -130,8 +145,9 @@ class Feed:
 
     def leave_to_others(self) -> None:
         """The worker is gone: give what it had to others, or end what nobody can go on with."""
+        self.quiet = True
         self.give_back_pending()
-        for number in self._connections.held_by(self._number):
+        for number in self._connections.held_by(self.number):
             slot = self._connections.slots.at(number)
             reason = why_lost(slot)
             if reason:

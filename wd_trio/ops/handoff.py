@@ -6,6 +6,8 @@ A Unix SOCK_SEQPACKET pair keeps message boundaries and carries descriptors (SCM
   and says so; a half-received batch is never served.
 - Received descriptors are close-on-exec from their first moment.
 - A peer that is gone is an end of the stream, whatever errno said it.
+- A message that was taken from the socket is its receiver's in the same step of the loop: a supervisor that replaces
+  its program between two steps loses none.
 """
 
 from __future__ import annotations
@@ -56,8 +58,11 @@ class Channel:
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
-        self._sock = trio.socket.from_stdlib_socket(sock)
+        self._sock = sock
         self._sending = trio.Lock()
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
 
     async def send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
         """Send one message whole, with duplicates of `descriptors`. ChannelOver when nobody is there."""
@@ -70,14 +75,25 @@ class Channel:
             beside.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, rights))
         async with self._sending:
             try:
-                await self._sock.sendmsg([data], beside, socket.MSG_NOSIGNAL)
+                while True:
+                    try:
+                        self._sock.sendmsg([data], beside, socket.MSG_NOSIGNAL)
+                        return
+                    except BlockingIOError:
+                        await trio.lowlevel.wait_writable(self._sock)
             except (OSError, trio.ClosedResourceError) as error:
                 raise ChannelOver from error
 
     async def receive(self) -> Received:
         """The next message. ChannelOver at the end of the stream."""
+        await trio.lowlevel.checkpoint()
         try:
-            data, beside, flags, _ = await self._receive()
+            while True:
+                try:
+                    data, beside, flags, _ = self._receive_nowait()
+                    break
+                except BlockingIOError:
+                    await trio.lowlevel.wait_readable(self._sock)
         except (OSError, trio.ClosedResourceError) as error:
             raise ChannelOver from error
         descriptors = _descriptors(beside)
@@ -92,18 +108,20 @@ class Channel:
             return Received(decode(data), truncated=True)
         return Received(decode(data), descriptors)
 
-    async def _receive(self) -> tuple[bytes, list[tuple[int, int, bytes]], int, object]:
+    def _receive_nowait(self) -> tuple[bytes, list[tuple[int, int, bytes]], int, object]:
         room = socket.CMSG_SPACE(BATCH_DESCRIPTORS * _FD_BYTES)
         try:
-            return await self._sock.recvmsg(MESSAGE_BYTES, room, socket.MSG_CMSG_CLOEXEC)
+            return self._sock.recvmsg(MESSAGE_BYTES, room, socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError:
             # Told once, before what is still queued, of a peer that ended with messages unread: its last words
             # (why it cannot start, its final counts) come after the error.
-            return await self._sock.recvmsg(MESSAGE_BYTES, room, socket.MSG_CMSG_CLOEXEC)
+            return self._sock.recvmsg(MESSAGE_BYTES, room, socket.MSG_CMSG_CLOEXEC)
 
     def close(self) -> None:
         """Close this end; a pending receive or send raises ChannelOver. Idempotent."""
-        self._sock.close()
+        if self._sock.fileno() != -1:
+            trio.lowlevel.notify_closing(self._sock)
+            self._sock.close()
 
 
 def _descriptors(beside: Sequence[tuple[int, int, bytes]]) -> tuple[int, ...]:

@@ -11,13 +11,15 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import trio
 from hypercorn.config import Config
 
 from wd_trio.ops import http1
+from wd_trio.ops.https import TlsListener
 from wd_trio.ops.listeners import BACKLOG
 
 KEEP_ALIVE_S: Final = 60
@@ -30,12 +32,14 @@ async def serve_http(
     leave: Callable[[], Awaitable[None]],
     grace_s: float,
     flush_s: float,
+    tls_descriptors: Sequence[int] = (),
+    tls: ssl.SSLContext | None = None,
 ) -> None:
     """Serve an ASGI app on inherited listening sockets until `leave` returns; requests then get `grace_s`. A client
-    that takes nothing of an answer for `flush_s` is given up."""
-    for descriptor in descriptors:
+    that takes nothing of an answer for `flush_s` is given up. On `tls_descriptors` connections begin with TLS."""
+    for descriptor in (*descriptors, *tls_descriptors):
         bound_sends(descriptor, flush_s)
-    if not descriptors:
+    if not descriptors and not tls_descriptors:
         await leave()
         return
     config = Config()
@@ -44,7 +48,9 @@ async def serve_http(
     config.include_server_header = False
     config.keep_alive_timeout = KEEP_ALIVE_S
     config.graceful_timeout = grace_s
-    listeners = [_listener(descriptor) for descriptor in descriptors]
+    listeners: list[trio.abc.Listener[Any]] = [_listener(descriptor) for descriptor in descriptors]
+    if tls is not None:
+        listeners += [TlsListener(_listener(descriptor), tls) for descriptor in tls_descriptors]
     await http1.serve(cast(http1.App, app), config, listeners, leave=leave)
 
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from email.utils import formatdate
 from functools import lru_cache, partial
@@ -366,7 +366,7 @@ class _Handshake(H11Protocol):
 async def serve(
     app: App,
     config: Config,
-    listeners: list[trio.SocketListener],
+    listeners: Sequence[trio.abc.Listener[Any]],
     *,
     leave: Callable[[], Awaitable[None]],
 ) -> None:
@@ -388,7 +388,7 @@ async def serve(
     async with trio.open_nursery() as connections:
         async with trio.open_nursery() as accepting:
             accepting.start_soon(
-                partial(trio.serve_listeners, handle, listeners, handler_nursery=connections)
+                partial(trio.serve_listeners, handle, cast(Any, listeners), handler_nursery=connections)
             )
             await leave()
             accepting.cancel_scope.cancel()

@@ -37,10 +37,13 @@ class Hub:
             for port in self._ports:
                 port.offer(datagram)
 
-    async def serve(self, sock: socket.socket) -> None:
-        """Relay for the worker at the other end of `sock` until it is gone; the socket is closed then."""
+    async def serve(self, sock: socket.socket, *, behind: bool = False) -> None:
+        """Relay for the worker at the other end of `sock` until it is gone; the socket is closed then. `behind`: it
+        may have missed something."""
         port = _Port(sock, self._queue_datagrams)
         self._ports.add(port)
+        if behind:
+            port.offer(RESYNC_DATAGRAM)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(port.pump)

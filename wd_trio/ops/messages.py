@@ -4,11 +4,17 @@ Every message is a msgspec struct, tagged, encoded as msgpack. `Boot` comes firs
 version, so that a worker of another version (a package upgraded under a running supervisor) refuses to serve
 instead of guessing. Lists are cut into bounded pieces by their senders: no message passes MESSAGE_BYTES.
 Secrets travel here and nowhere else: never on a command line, never in an environment.
+
+An upgrade makes a supervisor of new code lead workers of old code until they are rolled, so for all but `Boot`: a
+message's name and the meaning of its fields stay as they are; fields are only added, at the end and with defaults,
+and readers pass over those they do not know. A new message may be added: who does not know it hears `Unknown` and
+does nothing, so nothing may hang on its being understood. The same holds for what a supervisor leaves to its
+successor (ops/succession.py). VERSION is for what `Boot` and a worker's start mean.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, get_args
 
 import msgspec
 
@@ -161,27 +167,43 @@ class Metrics(_Message, frozen=True):
     last: bool
 
 
+class Unknown(_Message, frozen=True):
+    """What is heard in place of a message that this version does not know. Never sent."""
+
+    name: str = ""
+
+
 ToWorker: TypeAlias = Boot | Adopt | Drain | Died | Ping | AskSamples | Metrics
 ToSupervisor: TypeAlias = (
     Ready | Failed | Adopted | Closed | Moved | Upgrade | Buried | Pong | Samples | AskMetrics
 )
-Message: TypeAlias = ToWorker | ToSupervisor
+Message: TypeAlias = ToWorker | ToSupervisor | Unknown
 
 
-def _encode_other(value: object) -> Any:
+def encode_other(value: object) -> Any:
+    """msgspec's hook for our own types."""
     if isinstance(value, Secret):
         return value.reveal()
     raise NotImplementedError(f"a {type(value).__name__} cannot travel")
 
 
-def _decode_other(kind: type, value: Any) -> Any:
+def decode_other(kind: type, value: Any) -> Any:
+    """The way back."""
     if kind is Secret:
         return Secret(value)
     raise NotImplementedError(f"a {kind.__name__} cannot travel")
 
 
-_encoder: Final = msgspec.msgpack.Encoder(enc_hook=_encode_other)
-_decoder: Final = msgspec.msgpack.Decoder(Message, dec_hook=_decode_other)
+_encoder: Final = msgspec.msgpack.Encoder(enc_hook=encode_other)
+_decoder: Final = msgspec.msgpack.Decoder(Message, dec_hook=decode_other)
+_KNOWN: Final = frozenset(kind.__name__ for kind in get_args(Message))
+
+
+class _Name(msgspec.Struct):
+    type: str
+
+
+_names: Final = msgspec.msgpack.Decoder(_Name)
 
 
 def encode(message: Message) -> bytes:
@@ -193,6 +215,12 @@ def encode(message: Message) -> bytes:
 
 
 def decode(data: bytes) -> Message:
-    """The message in a datagram. msgspec.DecodeError when it is none of ours."""
-    message: Message = _decoder.decode(data)
+    """The message in a datagram, Unknown for one of another version. msgspec.DecodeError when it is no message."""
+    try:
+        message: Message = _decoder.decode(data)
+    except msgspec.ValidationError:
+        name = _names.decode(data).type
+        if name in _KNOWN:
+            raise
+        return Unknown(name)
     return message

@@ -39,6 +39,12 @@ drain_seconds: Final = Histogram(
 reloads_total: Final = Counter(
     "wildduck_reloads", "Reloads by result: done, refused", ["result"], registry=SUPERVISOR
 )
+upgrades_total: Final = Counter(
+    "wildduck_upgrades",
+    "Upgrades of a running server by result: done, refused",
+    ["result"],
+    registry=SUPERVISOR,
+)
 workers_ready: Final = Gauge("wildduck_workers_ready", "Workers that take connections", registry=SUPERVISOR)
 refused_total: Final = Counter(
     "wildduck_connections_refused",
@@ -134,6 +140,13 @@ class Totals:
         made._facts = dict(self._facts)
         made._values = {name: dict(values) for name, values in self._values.items()}
         return made
+
+    def families(self) -> list[Family]:
+        """The sums, for a successor of this process to add to."""
+        return [
+            Family(name, kind, text, [(*key, value) for key, value in self._values[name].items()])
+            for name, (kind, text) in self._facts.items()
+        ]
 
     def collect(self) -> Iterator[Metric]:
         """The sums as prometheus_client's exposition takes them."""

@@ -6,6 +6,8 @@ the store. Signals, each handled in one place:
 - SIGTERM, SIGINT: nothing is accepted any more, every worker drains, exit 0; after HARD_EXIT_S what is left is
   killed and the status is 1. A second one ends everything at once.
 - SIGHUP: the configuration is read again; with a fault in it nothing changes, else the workers are rolled.
+- SIGUSR2: an upgrade (upgrade.py): this process goes on as the program that is installed now, and that rolls the
+  workers.
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ import os
 import resource
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +30,7 @@ from wd_trio import __version__, telemetry
 from wd_trio.config import Config
 from wd_trio.errors import Invalid, WdError
 from wd_trio.ops import log as logging
-from wd_trio.ops import metrics, notify
+from wd_trio.ops import metrics, notify, succession
 from wd_trio.ops.boot import clear_state, server_name
 from wd_trio.ops.children import ChildOptions
 from wd_trio.ops.connections import Connections
@@ -34,6 +38,8 @@ from wd_trio.ops.control import ControlSocket, control_path
 from wd_trio.ops.door import Door
 from wd_trio.ops.entrance import Entrance
 from wd_trio.ops.listeners import BindFailed, Listener, bind_all
+from wd_trio.ops.succession import ControlState, ListenerState, Succession
+from wd_trio.ops.upgrade import Upgrade, UpgradeOptions
 from wd_trio.ops.workers import Workers
 from wd_trio.ports.bus import Hint
 from wd_trio.service.sessions import KILL
@@ -59,6 +65,7 @@ def serve(
     reload: Reload | None = None,
     on_ready: Callable[[list[str]], None] | None = None,
     child_options: ChildOptions | None = None,
+    upgrade_options: UpgradeOptions | None = None,
 ) -> int:
     """Run the server until it is told to end; the exit status. Blocking, in the main thread.
 
@@ -75,6 +82,7 @@ def serve(
     except (BindFailed, WdError, OSError) as error:
         log.critical("cannot start", error=str(error))
         return EXIT_CANNOT_START
+    log.info("starting", version=__version__, config=str(config_path) if config_path else None)
     supervisor = Supervisor(
         config,
         listeners,
@@ -83,8 +91,38 @@ def serve(
         reload=reload,
         on_ready=on_ready,
         child_options=child_options,
+        upgrade_options=upgrade_options,
     )
-    log.info("starting", version=__version__, config=str(config_path) if config_path else None)
+    return _run(supervisor, listeners, control, connections)
+
+
+def succeed(descriptor: int, *, reload: Reload, upgrade_options: UpgradeOptions) -> int:
+    """Go on in place of the program that this process ran until now, which has left its state in the file behind the
+    descriptor; otherwise as `serve`."""
+    try:
+        left = succession.succeed(descriptor)
+        logging.configure(left.config.log)
+        listeners, control = left.bound(), left.control_socket()
+        connections = Connections.succeed(left.connections)
+    except (WdError, OSError) as error:
+        log.critical("cannot go on", error=str(error))
+        return EXIT_FAILED
+    log.info("succeeding", version=__version__, before=left.version, generation=left.generation + 1)
+    supervisor = Supervisor(
+        left.config,
+        listeners,
+        control,
+        connections,
+        reload=reload,
+        upgrade_options=upgrade_options,
+        left=left,
+    )
+    return _run(supervisor, listeners, control, connections)
+
+
+def _run(
+    supervisor: Supervisor, listeners: list[Listener], control: ControlSocket, connections: Connections
+) -> int:
     try:
         return trio.run(supervisor.run)
     except* Exception:
@@ -131,47 +169,68 @@ class Supervisor:
         reload: Reload | None = None,
         on_ready: Callable[[list[str]], None] | None = None,
         child_options: ChildOptions | None = None,
+        upgrade_options: UpgradeOptions | None = None,
+        left: Succession | None = None,
     ) -> None:
+        """`left` is what a predecessor of this program has left: the rest has been made from it."""
         self._config = config
+        self._server = left.server if left is not None else server_name(config)
         self._listeners = listeners
         self._control = control
         self._reload = reload
         self._on_ready = on_ready
         self._child_options = child_options or ChildOptions()
         self._connections = connections
+        self._left = left
         self._door = Door(config.limits, connections)
         self._entrance = Entrance(self._door, config.server.proxy_networks)
+        self._workers: Workers  # from `run` on
+        self._upgrade = Upgrade(
+            self._door,
+            generation=left.generation + 1 if left is not None else 0,
+            options=upgrade_options or UpgradeOptions(),
+            state=self._leave_state,
+            is_quiet=lambda: not self._entrance.unfinished and self._workers.quiet,
+            is_stopping=self._is_stopping,
+        )
+        if left is not None:
+            self._upgrade.begin()  # by the one before us; it is over when we have replaced its workers
         self._reloading = trio.Lock()
         self._accepting = trio.CancelScope()
         self._accept_ended = trio.Event()
         self._stop_wanted = trio.Event()
-        self._serving = False
+        self._serving = left is not None
         self._at_once = False
         self._failure = ""
 
     async def run(self) -> int:
         """Serve until a signal ends it; the exit status."""
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        with trio.open_signal_receiver(*succession.HEEDED) as signals:
+            succession.release_signals()
             async with trio.open_nursery() as tree:
-                workers = self._workers(tree)
-                tree.start_soon(self._obey, signals, workers, tree)
+                self._workers = workers = self._make_workers(tree)
+                tree.start_soon(self._obey, signals, tree)
                 tree.start_soon(self._accept)
-                tree.start_soon(self._control.serve, lambda op, asked: self._answer(op, asked, workers))
-                tree.start_soon(self._tell_ready, workers)
-                workers.start()
+                tree.start_soon(self._control.serve, partial(self._answer, tree))
+                if self._left is not None:
+                    workers.succeed(self._left.workers)
+                    tree.start_soon(self._come_to_power, self._left)
+                else:
+                    workers.start()
+                    tree.start_soon(self._tell_ready)
                 await self._stop_wanted.wait()
-                clean = await self._stop(workers)
+                clean = await self._stop()
                 tree.cancel_scope.cancel()
         if self._failure:
             return EXIT_CANNOT_START
         log.info("stopped", clean=clean)
         return 0 if clean else EXIT_FAILED
 
-    def _workers(self, tree: trio.Nursery) -> Workers:
+    def _make_workers(self, tree: trio.Nursery) -> Workers:
         return Workers(
             self._config,
             count=worker_count(self._config),
-            server=server_name(self._config),
+            server=self._server,
             door=self._door,
             api_descriptors=[each.sock.fileno() for each in self._listeners if each.protocol == "api"],
             options=self._child_options,
@@ -190,8 +249,8 @@ class Supervisor:
                 await trio.sleep_forever()
         self._accept_ended.set()
 
-    async def _tell_ready(self, workers: Workers) -> None:
-        failure = await workers.wait_settled()
+    async def _tell_ready(self) -> None:
+        failure = await self._workers.wait_settled()
         if self._stop_wanted.is_set():
             return
         if failure:
@@ -200,16 +259,18 @@ class Supervisor:
             self._stop_wanted.set()
             return
         addresses = [str(listener) for listener in self._listeners]
-        log.info(telemetry.READY, addresses=addresses, workers=len(workers.status()), version=__version__)
+        log.info(
+            telemetry.READY, addresses=addresses, workers=len(self._workers.status()), version=__version__
+        )
         self._serving = True
-        notify.ready(self._in_words(workers))
+        notify.ready(self._in_words())
         if self._on_ready is not None:
             self._on_ready(addresses)
 
-    def _in_words(self, workers: Workers) -> str:
-        return f"serving with {len(workers.status())} workers"
+    def _in_words(self) -> str:
+        return f"serving with {len(self._workers.status())} workers"
 
-    async def _answer(self, op: str, asked: dict[str, Any], workers: Workers) -> dict[str, Any]:
+    async def _answer(self, tree: trio.Nursery, op: str, asked: dict[str, Any]) -> dict[str, Any]:
         if op == "status":
             return {
                 "ok": True,
@@ -218,32 +279,39 @@ class Supervisor:
                 "addresses": [str(listener) for listener in self._listeners],
                 "connections": len(self._door),
                 "stopping": self._stop_wanted.is_set(),
-                "workers": workers.status(),
+                "workers": self._workers.status(),
+                "upgrade": self._upgrade.status(),
             }
         if op == "reload":
-            faults = await self.reload(workers)
+            faults = await self.reload()
             return {"ok": not faults, "faults": faults}
+        if op == "upgrade":
+            begun = self._begin_upgrade(tree)
+            fault = {} if begun else {"error": "an upgrade is under way"}
+            return {"ok": begun, "version": __version__, "generation": self._upgrade.generation} | fault
         if op == "kill":
-            workers.publish(Hint(KILL, str(asked.get("user", ""))))
+            self._workers.publish(Hint(KILL, str(asked.get("user", ""))))
             return {"ok": True}
         return {"ok": False, "error": f"unknown op {op!r}"}
 
     # -- signals
 
-    async def _obey(self, signals: AsyncIterator[int], workers: Workers, tree: trio.Nursery) -> None:
+    async def _obey(self, signals: AsyncIterator[int], tree: trio.Nursery) -> None:
         async for number in signals:
             name = signal.Signals(number).name
             if number == signal.SIGHUP:
-                tree.start_soon(self.reload, workers)
+                tree.start_soon(self.reload)
+            elif number == signal.SIGUSR2:
+                self._begin_upgrade(tree)
             elif self._stop_wanted.is_set():
                 log.warning("stopping at once", signal=name)
                 self._at_once = True
-                workers.kill()
+                self._workers.kill()
             else:
                 log.info("stopping", signal=name)
                 self._stop_wanted.set()
 
-    async def reload(self, workers: Workers) -> list[str]:
+    async def reload(self) -> list[str]:
         """Read the configuration again and roll the workers; the faults, each logged, if nothing came of it."""
         async with self._reloading:
             if self._reload is None or self._stop_wanted.is_set():
@@ -251,29 +319,35 @@ class Supervisor:
                     "the server is stopping" if self._reload else "this server has no configuration to reread"
                 ]
             else:
-                faults = await self._reread(self._reload, workers)
+                with self._announced():
+                    faults = await self._reread(self._reload)
             metrics.reloads_total.labels("refused" if faults else "done").inc()
             for fault in faults:
                 log.error("not reloaded", fault=fault)
             return faults
 
-    async def _reread(self, read: Reload, workers: Workers) -> list[str]:
+    @contextmanager
+    def _announced(self) -> Iterator[None]:
+        """The service manager knows meanwhile that the server is at something."""
         announced = self._serving
         if announced:
             notify.reloading()
         try:
+            yield
+        finally:
+            if announced and not self._stop_wanted.is_set():
+                notify.ready(self._in_words())
+
+    async def _reread(self, read: Reload) -> list[str]:
+        try:
             config = await trio.to_thread.run_sync(read)
         except Invalid as error:
             return str(error).splitlines()
-        else:
-            return await self._take_over(config, workers)
-        finally:
-            if announced and not self._stop_wanted.is_set():
-                notify.ready(self._in_words(workers))
+        return await self._take_over(config)
 
-    async def _take_over(self, config: Config, workers: Workers) -> list[str]:
+    async def _take_over(self, config: Config) -> list[str]:
         config = _keep_what_is_bound(config, self._config)
-        faults = await workers.roll(config, count=worker_count(config))
+        faults = await self._workers.roll(config, count=worker_count(config))
         if not faults:
             self._config = config
             self._door.limits = config.limits
@@ -282,9 +356,77 @@ class Supervisor:
             log.info("reloaded", workers=worker_count(config))
         return faults
 
+    # -- upgrades
+
+    def _begin_upgrade(self, tree: trio.Nursery) -> bool:
+        """Whether one begins: not where one is under way."""
+        if self._upgrade.under_way:
+            return False
+        self._upgrade.begin()
+        tree.start_soon(self._upgrade_now)
+        return True
+
+    async def _upgrade_now(self) -> None:
+        """Returns only when nothing came of it, after telling why."""
+        async with self._reloading:
+            await self._workers.wait_rolled()
+            faults = ["the server is not serving yet, or no more"]
+            if self._serving and not self._stop_wanted.is_set():
+                with self._announced():
+                    faults = await self._unless_stopped(self._upgrade.run)
+        self._upgrade.end(faults)
+
+    def _is_stopping(self) -> bool:
+        return self._stop_wanted.is_set()
+
+    async def _unless_stopped(self, run: Callable[[], Awaitable[list[str]]]) -> list[str]:
+        faults = ["the server is stopping"]
+        async with trio.open_nursery() as nursery:
+
+            async def until_stop() -> None:
+                await self._stop_wanted.wait()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(until_stop)
+            faults = await run()
+            nursery.cancel_scope.cancel()
+        return faults
+
+    async def _come_to_power(self, left: Succession) -> None:
+        """What a successor does first: replace the workers, which run the program before it. With a configuration
+        that has faults they go on by the one that they had."""
+        async with self._reloading:
+            with self._announced():
+                faults, config = [], self._config
+                try:
+                    if self._reload is not None:
+                        config = await trio.to_thread.run_sync(self._reload)
+                except Invalid as error:
+                    faults = str(error).splitlines()
+                faults += await self._take_over(config)
+                await self._workers.wait_rolled()
+        self._upgrade.end(faults)
+        log.info("upgraded", version=__version__, before=left.version, generation=self._upgrade.generation)
+
+    def _leave_state(self) -> Succession:
+        return Succession(
+            generation=self._upgrade.generation,
+            config=self._config,
+            server=self._server,
+            listeners=[
+                ListenerState(
+                    protocol=each.protocol, address=str(each.address), descriptor=each.sock.fileno()
+                )
+                for each in self._listeners
+            ],
+            control=ControlState(path=str(self._control.path), descriptor=self._control.fileno()),
+            connections=self._connections.state(),
+            workers=self._workers.leave_state(),
+        )
+
     # -- ending
 
-    async def _stop(self, workers: Workers) -> bool:
+    async def _stop(self) -> bool:
         backstop = threading.Timer(BACKSTOP_S, os._exit, (EXIT_FAILED,))
         backstop.daemon = True
         backstop.start()
@@ -294,7 +436,7 @@ class Supervisor:
         for listener in self._listeners:
             listener.close()
         deadline_s = min(self._config.server.drain_s, DRAIN_S)
-        clean = await workers.stop(deadline_s=deadline_s, hard_s=HARD_EXIT_S)
+        clean = await self._workers.stop(deadline_s=deadline_s, hard_s=HARD_EXIT_S)
         self._door.refuse_waiting()
         return clean and not self._at_once
 

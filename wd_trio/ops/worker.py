@@ -37,7 +37,7 @@ from wd_trio.config import Log
 from wd_trio.errors import Unavailable, WdError
 from wd_trio.ops import log as logging
 from wd_trio.ops import messages, metrics
-from wd_trio.ops.boot import Services, api_services, handlers, open_services
+from wd_trio.ops.boot import Services, api_services, driver_options, handlers, open_services
 from wd_trio.ops.handoff import Channel, ChannelOver, Received, close_all
 from wd_trio.ops.health import Health
 from wd_trio.ops.http import serve_http
@@ -102,8 +102,8 @@ class Worker:
             return await self._cannot_start("worker and supervisor are of different versions")
         logging.configure(boot.config.log, role=f"worker {boot.slot}")
         self._deadline_s = boot.config.server.drain_s
-        self._driver_options = DriverOptions(flush_s=boot.config.limits.flush_s)
         try:
+            self._driver_options = driver_options(boot.config)
             return await self._serve(boot)
         except* WdError as group:
             log.critical("worker failed", error="; ".join(str(error) for error in _leaves(group)))

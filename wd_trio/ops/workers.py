@@ -13,17 +13,18 @@ ready. Until one of them has said so, a death is told again with the next one.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Sequence
-from itertools import count as count_from
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
+import msgspec
 import structlog
 import trio
 
 from wd_trio.config import Config
 from wd_trio.ops import messages, metrics
-from wd_trio.ops.children import Child, ChildOptions, Surroundings
-from wd_trio.ops.door import Door
+from wd_trio.ops.children import Child, ChildOptions, ChildState, Surroundings
+from wd_trio.ops.connections import NOBODY
+from wd_trio.ops.door import Arrival, Door
 from wd_trio.ops.hub import Hub
 from wd_trio.ops.messages import Boot, Family
 from wd_trio.ports.bus import Hint
@@ -41,11 +42,17 @@ class Keeper:
     """Keeps one slot filled until it is retired."""
 
     def __init__(
-        self, make: Callable[[Keeper], Child], slot: int, *, on_death: Callable[[Child], None]
+        self,
+        make: Callable[[Keeper], Child],
+        slot: int,
+        *,
+        on_death: Callable[[Child], None],
+        adopt: Callable[[Keeper], Child] | None = None,
     ) -> None:
-        """`make` makes the child to run next."""
+        """`make` makes the child to run next; `adopt` the first, which runs already."""
         self.slot = slot
         self.child: Child | None = None
+        self._adopted: Child | None = None
         self.failure = ""
         self.settled = trio.Event()
         """Set once: a worker became ready, or one cannot start (`failure` says why)."""
@@ -54,6 +61,10 @@ class Keeper:
         self._on_death = on_death
         self._retired = False
         self._pausing = trio.CancelScope()
+        if adopt is not None:
+            self.child = self._adopted = adopt(self)
+            if self.child.state == "ready":
+                self.settled.set()
 
     async def run(self) -> None:
         try:
@@ -65,9 +76,7 @@ class Keeper:
     async def _keep(self) -> None:
         pause_s = FIRST_PAUSE_S
         while not self._retired:
-            self.child = child = self._make(self)
-            began = trio.current_time()
-            metrics.worker_starts_total.inc()
+            child, began = self._next(), trio.current_time()
             try:
                 await child.run()
             except OSError as error:  # no process could be made: the machine is short of something
@@ -95,6 +104,14 @@ class Keeper:
             if not self._retired:
                 metrics.worker_restarts_total.labels(_cause(child)).inc()
 
+    def _next(self) -> Child:
+        if self._adopted is not None:
+            child, self._adopted = self._adopted, None
+        else:
+            metrics.worker_starts_total.inc()
+            self.child = child = self._make(self)
+        return child
+
     async def retire(self, *, deadline_s: float, hard_s: float = HARD_S, stopping: bool = False) -> bool:
         """Drain the worker and fill the slot no more; True when it ended by itself."""
         self._retired = True
@@ -111,6 +128,18 @@ class Keeper:
         self._pausing.cancel()
         if self.child is not None:
             self.child.kill()
+
+
+class WorkersState(msgspec.Struct, frozen=True, kw_only=True):
+    """What a successor of this process needs. `waiting` are connections without a worker, with their unread input and
+    how often one was tried; `dead` is what all processes that are gone have counted, ours among them; `unburied` are
+    the owner names of workers that are gone and still hold something in the store."""
+
+    children: list[ChildState]
+    waiting: list[tuple[int, bytes, int]]
+    dead: list[Family]
+    last_number: int
+    unburied: list[str]
 
 
 class Workers:
@@ -148,7 +177,7 @@ class Workers:
         self._coming: Keeper | None = None
         self._stopping = False
         self._dead = metrics.Totals()
-        self._numbers = count_from(1)
+        self._last_number = 0
         self._unburied: dict[str, bool] = {}  # owners, and whether a living worker was told
 
     # -- starting
@@ -166,16 +195,22 @@ class Workers:
                 return keeper.failure
         return ""
 
-    def _keep(self, slot: int, config: Config) -> Keeper:
+    def _keep(self, slot: int, config: Config, adopted: ChildState | None = None) -> Keeper:
         def make(keeper: Keeper) -> Child:
-            owner = f"{self._server}/{slot}.{next(self._numbers)}"
+            self._last_number += 1
+            owner = f"{self._server}/{slot}.{self._last_number}"
             dead = sorted(self._without_heirs())[
                 : messages.MANY_DEAD
             ]  # of the others it is told when it is ready
             boot = Boot(messages.VERSION, config, self._server, slot, owner, dead)
             return Child(boot, self._around, on_ready=lambda: self._became_ready(keeper))
 
-        keeper = Keeper(make, slot, on_death=self._died)
+        def adopt(keeper: Keeper) -> Child:
+            assert adopted is not None
+            boot = Boot(messages.VERSION, config, self._server, slot, adopted.owner)
+            return Child.adopt(adopted, boot, self._around, on_ready=lambda: self._became_ready(keeper))
+
+        keeper = Keeper(make, slot, on_death=self._died, adopt=adopt if adopted is not None else None)
         self._nursery.start_soon(keeper.run)
         return keeper
 
@@ -220,13 +255,62 @@ class Workers:
     def _children(self) -> list[Child]:
         return [keeper.child for keeper in self._all() if keeper.child is not None]
 
+    # -- from one program of this process to the next
+
+    def succeed(self, state: WorkersState, *, elsewhere: Collection[int] = ()) -> None:
+        """Lead on the workers that a predecessor of this process had, in place of `start`. `elsewhere` are the
+        numbers of connections that are no worker's for now and yet not lost. OSError when the machine is short of
+        descriptors."""
+        self._dead.add(state.dead)
+        self._last_number = state.last_number
+        self._unburied = dict.fromkeys(state.unburied, False)
+        for each in state.children:
+            self._keepers[each.slot] = self._keep(each.slot, self._config, each)
+        for slot in range(1, self._count + 1):
+            if slot not in self._keepers:
+                self._keepers[slot] = self._keep(slot, self._config)
+        self._count_ready()
+        door = self._around.door
+        numbers = {child.number for child in self._children()}
+        waiting = [Arrival(number, unread, tries) for number, unread, tries in state.waiting]
+        kept = {arrival.number for arrival in waiting}.union(elsewhere)
+        for number in door.connections.forgotten(numbers, kept):
+            door.connections.end(number)
+        for arrival in waiting:
+            door.connections.hold(arrival.number, NOBODY)
+            door.place(arrival)
+        self._tell_deaths()
+
+    def leave_state(self) -> WorkersState:
+        """What a successor needs, true at this moment."""
+        dead = self._dead.copy()
+        dead.add(_own_samples(), lasting_only=True)
+        door = self._around.door
+        pending = (arrival for child in self._children() for arrival in child.pending)
+        return WorkersState(
+            children=[state for child in self._children() if (state := child.leave_state()) is not None],
+            waiting=[(each.number, each.unread, each.tries) for each in (*door.waiting, *pending)],
+            dead=dead.families(),
+            last_number=self._last_number,
+            unburied=list(self._unburied),
+        )
+
+    @property
+    def quiet(self) -> bool:
+        """Nothing is under way with a worker that a successor would not know of."""
+        return not self._retiring and self._coming is None and all(child.quiet for child in self._children())
+
+    async def wait_rolled(self) -> None:
+        """Wait until those that others have replaced are gone."""
+        for keeper in list(self._retiring):
+            await keeper.ended.wait()
+
     # -- replacing
 
     async def roll(self, config: Config, *, count: int) -> list[str]:
         """Replace every worker by one with `config`, one after the other; why not, if one cannot start (those
         before it keep the new configuration's workers only if the first could start, else nothing changed)."""
-        for keeper in list(self._retiring):
-            await keeper.ended.wait()
+        await self.wait_rolled()
         for slot in range(1, count + 1):
             if self._stopping:
                 return ["the server is stopping"]

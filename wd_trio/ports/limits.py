@@ -11,7 +11,8 @@ from typing import Protocol
 
 class Limits(Protocol):
     def claim(self, key: str, holder: str, *, owner: str, most: int) -> bool:
-        """Take one of `most` places under `key` for `holder`; False when all are taken. Taking twice is once.
+        """Take one of `most` places under `key` for `holder`; False when all are taken. Taking twice is once, for
+        the owner who came last.
 
         `owner` is the process that holds it (`<server>/<worker>`), so that `release_owner` can end them all.
         """

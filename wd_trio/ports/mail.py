@@ -6,6 +6,7 @@ Promises every adapter keeps (tests/contract holds them):
 - A uid never becomes visible before a smaller one, and is never given twice.
 - Counters (messages, unseen, deleted, bytes; the user's usage) move in the same transaction.
 - A call that returns has committed durably; one that raises has changed nothing.
+- A call with an `origin` that changes something notes what it came to in the same transaction (mail/outcome.py).
 - `path` "INBOX" is case-insensitive and always exists once the user has any mailbox.
 """
 
@@ -34,6 +35,7 @@ from wd_trio.mail.model import (
     Usage,
 )
 from wd_trio.mail.numset import UidSet
+from wd_trio.mail.outcome import Origin, Outcome
 from wd_trio.mail.search import SearchKey
 from wd_trio.ports.blobs import Blobs
 
@@ -51,26 +53,32 @@ class MailStore(Blobs, Protocol):
         """NotFound when it is gone."""
         ...
 
+    def highest_modseqs(self, mailbox_ids: Sequence[str]) -> dict[str, int]:
+        """Where each of these mailboxes stands, those that are gone left out; one round trip for 1,000."""
+        ...
+
     def find_mailbox(self, user_id: str, path: str) -> Mailbox:
         """NotFound when there is none of that path."""
         ...
 
-    def create_mailbox(self, user_id: str, spec: MailboxSpec) -> Mailbox:
+    def create_mailbox(self, user_id: str, spec: MailboxSpec, *, origin: Origin | None = None) -> Mailbox:
         """Make a mailbox. Conflict when there is one of that path, or of that special use (what="special use")."""
         ...
 
-    def delete_mailbox(self, user_id: str, path: str) -> str:
+    def delete_mailbox(self, user_id: str, path: str, *, origin: Origin | None = None) -> str:
         """Remove a mailbox with its messages, not its children; its id. The name stays subscribed. NotFound;
         Denied for INBOX. However large, it is gone at once; `sweep_deleted` makes room of what was in it."""
         ...
 
-    def rename_mailbox(self, user_id: str, source: str, target: str) -> list[str]:
+    def rename_mailbox(
+        self, user_id: str, source: str, target: str, *, origin: Origin | None = None
+    ) -> list[str]:
         """Give a mailbox and all its children new paths at once (their ids). INBOX stays: its messages move to
         a new mailbox `target`, its children stay (RFC 3501 §6.3.5); the ids are INBOX's and the new one's.
         NotFound; Conflict when a path is taken; Invalid for a target within the source."""
         ...
 
-    def subscribe(self, user_id: str, path: str, *, subscribed: bool) -> None:
+    def subscribe(self, user_id: str, path: str, *, subscribed: bool, origin: Origin | None = None) -> None:
         """Note whether a name is subscribed; names outlive their mailboxes (RFC 3501 §6.3.6)."""
         ...
 
@@ -92,6 +100,7 @@ class MailStore(Blobs, Protocol):
         blobs: Sequence[BlobData] = (),
         quota_bytes: int | None = None,
         create: bool = False,
+        origin: Origin | None = None,
     ) -> Appended:
         """Add messages, in order, in one transaction, with the small blobs they bring along.
 
@@ -136,19 +145,39 @@ class MailStore(Blobs, Protocol):
         ...
 
     def store_flags(
-        self, mailbox_id: str, uids: UidSet, change: FlagChange, *, unchanged_since: int | None = None
+        self,
+        mailbox_id: str,
+        uids: UidSet,
+        change: FlagChange,
+        *,
+        unchanged_since: int | None = None,
+        origin: Origin | None = None,
     ) -> FlagsStored:
         """Change flags of the living messages among `uids`, one modseq for all. A message whose flags stay the
         same keeps its modseq; where none changed the mailbox's modseq stays too."""
         ...
 
-    def expunge(self, mailbox_id: str, uids: UidSet | None = None, *, marked_only: bool = True) -> Expunged:
+    def expunge(
+        self,
+        mailbox_id: str,
+        uids: UidSet | None = None,
+        *,
+        marked_only: bool = True,
+        origin: Origin | None = None,
+    ) -> Expunged:
         """Remove the messages marked \\Deleted, or marked or not (among `uids` when given); one modseq for all,
         journal kept."""
         ...
 
     def copy(
-        self, mailbox_id: str, uids: UidSet, path: str, *, quota_bytes: int | None = None, move: bool = False
+        self,
+        mailbox_id: str,
+        uids: UidSet,
+        path: str,
+        *,
+        quota_bytes: int | None = None,
+        move: bool = False,
+        origin: Origin | None = None,
     ) -> Copied:
         """Copy, or move, the living messages among `uids` to the mailbox `path` of the same user, flags, dates
         and contents included, in one transaction. NotFound (what="target") when there is no such mailbox;
@@ -169,6 +198,11 @@ class MailStore(Blobs, Protocol):
         between two modseqs. A page that was cut gives 1 for `uid_next`: what came in its span may have changed
         after it, so nothing new may be told before the last page. Outdated when the journal no longer reaches
         back so far, or `modseq` is of another history (after a restore); NotFound when the mailbox is gone."""
+        ...
+
+    def outcome(self, origin: Origin) -> Outcome | None:
+        """What the command's write came to, for an hour at least, unless a later one of its session was noted. None
+        tells nothing: the write may not have been made, or may be about to commit, or has changed nothing."""
         ...
 
     def trim_journal(self, *, older_than_s: int, limit: int) -> int:

@@ -100,6 +100,11 @@ class SessionStore(Protocol):
         """Begin the hour of these sessions anew; those that are not there."""
         ...
 
+    def move(self, ids: Sequence[str], server: str, worker: str) -> set[str]:
+        """Give these sessions of a server to another of its workers, marks included, and begin their hour anew;
+        those that are not there. From then on they end with that worker, and no more with the one before."""
+        ...
+
     def get(self, id: str) -> SessionDocument | None:
         """The live session of that id."""
         ...

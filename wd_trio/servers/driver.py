@@ -11,6 +11,8 @@ nothing and most writes fit the kernel's buffer: a round trip then costs one wai
 - `end` is the one function that ends a connection: unregister from epoll, shutdown, close, tell the owner. While
   a duplicate of the descriptor lives in another process, close() alone would send no FIN, and a descriptor
   closed while registered would fire for ever. `leave` is the other way out: the connection goes on elsewhere.
+- TLS that ends here (tls.py) is behind the same few calls; such a connection ends with its worker. Where it ends
+  elsewhere, the session leaves it to that (`upgrade`).
 - The slot (slots.py) is told before octets are taken from the socket and before any are sent; when all was dealt with
   and said, only the session knows, and settles it.
 """
@@ -20,14 +22,16 @@ from __future__ import annotations
 import contextlib
 import math
 import socket
+import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import trio
 
 from wd_trio import telemetry
 from wd_trio.servers.slots import PROTOCOLS, Phase, Progress, Slot, Standing
+from wd_trio.servers.tls import TlsSocket
 
 RECEIVE_BYTES: Final = 65536
 LINGER_S: Final = 2.0
@@ -119,6 +123,9 @@ def _slot_of(peer: Peer) -> Slot:
 class DriverOptions:
     flush_s: float = 60.0
     """One `send` (at most a few hundred KB) is accepted by the peer's side within this, or the peer is lost."""
+    tls: ssl.SSLContext | None = None
+    """What TLS is made with where the worker itself ends it; None: elsewhere, or nowhere."""
+    handshake_s: float = 10.0
 
 
 class Connection:
@@ -168,7 +175,7 @@ class Connection:
         self._is_tcp = sock.family in (socket.AF_INET, socket.AF_INET6)
         if self._is_tcp:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._sock = sock
+        self._sock: socket.socket | TlsSocket = sock
         self._options = options
         self._on_end = on_end
         self._on_leave = on_leave
@@ -202,7 +209,12 @@ class Connection:
     @property
     def can_leave(self) -> bool:
         """Whether somebody would go on with it."""
-        return self._on_leave is not None and not self._ended
+        return self._on_leave is not None and not self._ended and not isinstance(self._sock, TlsSocket)
+
+    @property
+    def can_upgrade(self) -> bool:
+        """Whether TLS may begin on this connection, somewhere."""
+        return not self.peer.secure and (self._options.tls is not None or self.can_leave)
 
     @property
     def ended(self) -> bool:
@@ -245,7 +257,7 @@ class Connection:
             self._receiving, self._wakeable, self._through_drain = scope, wakeable, through_drain
             try:
                 while data is None:
-                    await trio.lowlevel.wait_readable(self._sock)
+                    await self._wait_to_read()
                     data = self._read_nowait()
             except (OSError, trio.ClosedResourceError) as error:
                 raise PeerLost("closed") from error
@@ -314,7 +326,7 @@ class Connection:
             self._sending = scope
             try:
                 while rest:
-                    await trio.lowlevel.wait_writable(self._sock)
+                    await self._wait_to_write()
                     rest = rest[self._write_nowait(rest) :]
             except (OSError, trio.ClosedResourceError) as error:
                 raise PeerLost("closed") from error
@@ -334,6 +346,52 @@ class Connection:
         if self.bytes_out - self._counted_out >= COUNT_BYTES:
             self._count_bytes()
         return sent
+
+    async def _wait_to_read(self) -> None:
+        sock = self._sock
+        if isinstance(sock, TlsSocket) and sock.wants_write:
+            await trio.lowlevel.wait_writable(sock)
+        else:
+            await trio.lowlevel.wait_readable(sock)
+
+    async def _wait_to_write(self) -> None:
+        sock = self._sock
+        if isinstance(sock, TlsSocket) and not sock.wants_write:
+            await trio.lowlevel.wait_readable(sock)
+        else:
+            await trio.lowlevel.wait_writable(sock)
+
+    async def upgrade(self) -> None:
+        """Begin TLS, as the client was told to (STARTTLS). Everything was said, the slot is settled, and nothing that
+        was read is left. Returns when TLS ends here; where it ends elsewhere the connection has left, and
+        ConnectionOver
+        says so. PeerLost when the handshake comes to nothing."""
+        if self._options.tls is None:
+            self.leave(UPGRADED)
+            raise ConnectionOver(UPGRADED)
+        await self.secure()
+
+    async def secure(self) -> None:
+        """Make TLS with the client, here. PeerLost when that comes to nothing, or takes longer than `handshake_s`."""
+        context, plain = self._options.tls, self._sock
+        assert context is not None
+        assert isinstance(plain, socket.socket)
+        self._sock = sock = TlsSocket(plain, context)
+        self.slot.standing |= Standing.INSIDE
+        with trio.move_on_after(self._options.handshake_s):
+            while True:
+                try:
+                    sock.handshake()
+                except BlockingIOError:
+                    await self._wait_to_read()
+                except OSError as error:
+                    raise PeerLost("no handshake") from error
+                else:
+                    break
+            self.peer = replace(self.peer, secure=True)
+            self.slot.standing |= Standing.SECURE
+            return
+        raise PeerLost("no handshake")
 
     def _count_bytes(self) -> None:
         protocol = self.peer.protocol
@@ -371,6 +429,7 @@ class Connection:
         """Let the connection go on elsewhere: unregister, and no shutdown. Everything was said, the slot is settled;
         `unread` is what was taken from the socket and not dealt with."""
         assert self._on_leave is not None  # can_leave says so
+        assert isinstance(self._sock, socket.socket)  # likewise
         assert not self._ended
         self._ended = True
         self._count_bytes()
@@ -391,7 +450,7 @@ class Connection:
             while read < LINGER_BYTES:
                 data = self._read_nowait()
                 if data is None:
-                    await trio.lowlevel.wait_readable(self._sock)
+                    await self._wait_to_read()
                 elif data:
                     read += len(data)
                 else:

@@ -15,7 +15,7 @@ import trio
 
 from wd_trio import telemetry
 from wd_trio.servers.driver import Connection, ConnectionOver, DriverOptions, Peer
-from wd_trio.servers.slots import Phase, Slot
+from wd_trio.servers.slots import Phase, Slot, Standing
 
 log = structlog.get_logger()
 
@@ -96,6 +96,8 @@ class ConnectionHost:
         reason = "cancelled"
         try:
             with self._open[connection.peer.id][1]:
+                if connection.slot.has(Standing.INSIDE):
+                    await connection.secure()
                 reason = await self._handler(connection)
         except ConnectionOver as over:
             reason = over.reason

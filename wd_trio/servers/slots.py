@@ -66,6 +66,10 @@ class Standing(IntFlag):
     UTF8 = 64
     HELLO = 128
     """LMTP's LHLO, or POP3's USER (whose name is in `tag`), has been said."""
+    INSIDE = 256
+    """TLS begins or ends in the worker: no other can go on with it."""
+    BEHIND = 512
+    """With QRESYNC: VANISHED told what no HIGHESTMODSEQ has confirmed yet."""
 
 
 class _Number:
@@ -258,6 +262,8 @@ def why_lost(slot: Slot) -> str:
     """Why a connection cannot outlive its dead worker, in a fixed word or two; "" when another worker can go on: with
     nothing at all, or by answering the command that was in progress."""
     progress = slot.progress
+    if slot.has(Standing.INSIDE):
+        return "tls"
     if progress & Progress.FIXED:
         return "not movable"
     if progress & Progress.READING:

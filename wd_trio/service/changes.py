@@ -16,16 +16,21 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeAlias
 
 import trio
 
 from wd_trio import telemetry
+from wd_trio.mail.model import Changes
 from wd_trio.ports.bus import Bus, Hint
 
 SWEEP_S: Final = 60.0
 PENDING_HINTS: Final = 16
 REMEMBERED_MAILBOXES: Final = 4096
+
+MailboxListener: TypeAlias = Callable[[str, int, int, Changes | None], None]
+"""Told of a mailbox's id, of the modseqs before and after a change, and of the change where it is small. Modseq 0:
+ask the store, for it was emptied, renamed or deleted."""
 
 
 class Subscription:
@@ -84,7 +89,9 @@ class ChangeHub:
         self._followed: Counter[str] = Counter()
         self._latest: OrderedDict[str, int] = OrderedDict()  # modseq of the last hint, for late subscribers
         self._listeners: list[Callable[[Hint], None]] = []
+        self._watchers: list[MailboxListener] = []
         self._anew: list[Callable[[], None]] = []
+        self._resynced: list[Callable[[str], None]] = []
 
     def follow(self, user_id: str) -> None:
         """Have the bus carry hints of a user's mailboxes, until `unfollow` was called as often as this."""
@@ -97,6 +104,10 @@ class ChangeHub:
         if self._followed[user_id] <= 0:
             del self._followed[user_id]
             self._bus.unfollow(user_id)
+
+    def follows(self, user_id: str) -> bool:
+        """Whether somebody here follows that user."""
+        return user_id in self._followed
 
     def subscribe(
         self, mailbox_id: str, on_change: Callable[[], None], *, known_modseq: int, user_id: str = ""
@@ -134,9 +145,18 @@ class ChangeHub:
         """Hear of every hint, local and remote (caches that must forget)."""
         self._listeners.append(listener)
 
+    def watch(self, listener: MailboxListener) -> None:
+        """Hear of every change of a mailbox, local and remote, without a subscription for each; see `on_resync`."""
+        self._watchers.append(listener)
+
     def on_new_beginning(self, listener: Callable[[], None]) -> None:
         """Hear that the bus lost its place for everybody: its engine was away, and may have lost its memory."""
         self._anew.append(listener)
+
+    def on_resync(self, listener: Callable[[str], None]) -> None:
+        """Hear of every "ask the store", with the user that it concerns, "" for everybody: for those who follow
+        mailboxes without subscriptions."""
+        self._resynced.append(listener)
 
     def publish(self, hint: Hint, *, but: Subscription | None = None) -> None:
         """Tell local subscribers (not `but`, whose own doing it was) and the other processes."""
@@ -151,6 +171,8 @@ class ChangeHub:
                 subscription.push(hint)
         if not hint.mailbox_id:
             return
+        for watcher in self._watchers:
+            watcher(hint.mailbox_id, hint.previous_modseq, hint.modseq, hint.changes)
         self._latest[hint.mailbox_id] = max(hint.modseq, self._latest.pop(hint.mailbox_id, 0))
         if len(self._latest) > REMEMBERED_MAILBOXES:
             self._latest.popitem(last=False)
@@ -168,6 +190,8 @@ class ChangeHub:
         for held in concerned:
             for subscription in held:
                 subscription.push(None)
+        for listener in self._resynced:
+            listener(user_id)
 
     async def run(self) -> None:
         """The change pump and the slow sweep, until cancelled."""

@@ -3,14 +3,15 @@
 Names are Unicode, "/" between levels, normalised to NFC. A change of the list is hinted to the user's other
 sessions; sessions that look at a mailbox whose messages left it are made to ask the store, which tells them.
 What takes several steps of the store takes them in one crossing. Where the engine has no transaction around them, a
-fault between two leaves the first ones done.
+fault between two leaves the first ones done. An `origin` (mail/outcome.py) is told to the last of them.
 """
 
 from __future__ import annotations
 
 import builtins
+import contextlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -19,6 +20,7 @@ from wd_trio.mail import names
 from wd_trio.mail.model import DEFAULT_MAILBOXES, SEPARATOR, Mailbox, MailboxSpec, Opened, Usage
 from wd_trio.mail.names import INBOX, canonical
 from wd_trio.mail.numset import UidSet
+from wd_trio.mail.outcome import Origin
 from wd_trio.ports.bus import Hint
 from wd_trio.ports.gateway import Gateway, reads, writes
 from wd_trio.ports.mail import MailStore
@@ -56,6 +58,7 @@ class Mailboxes:
         self._options = options or MailboxOptions()
         self._known: OrderedDict[tuple[str, str], _Known] = OrderedDict()
         self._weight = 0
+        self._keys: dict[str, tuple[str, str]] = {}  # by mailbox id, of those known
 
     async def list(self, user_id: str) -> builtins.list[Mailbox]:
         """All mailboxes of a user, INBOX first; the default ones are made when the user has none yet."""
@@ -74,6 +77,7 @@ class Mailboxes:
         special_use: str = "",
         subscribed: bool = False,
         require: Callable[[str], None] | None = None,
+        origin: Origin | None = None,
     ) -> Mailbox:
         """Make a mailbox, and subscribe its name where that is asked for. `require` is called, in the engine's
         thread, with a user of whom nothing is there yet, and raises when there shall be nothing. Invalid for a bad
@@ -82,16 +86,16 @@ class Mailboxes:
         if special_use and special_use not in SPECIAL_USES:
             raise Invalid("not a special use that can be given", what="special use")
         spec = MailboxSpec(name, special_use, subscribed=subscribed)
-        made = await self._gateway.run(_create, self._store, user_id, spec, require)
+        made = await self._gateway.run(_create, self._store, user_id, spec, require, origin=origin)
         self._hub.publish(Hint("folders", user_id))
         return made
 
-    async def delete(self, user_id: str, path: str) -> None:
+    async def delete(self, user_id: str, path: str, *, origin: Origin | None = None) -> None:
         """Remove a mailbox and its messages, not its children. Denied for INBOX, NotFound without one."""
         path = canonical(path)
         if path == INBOX:
             raise Denied("INBOX stays", what="mailbox")
-        mailbox_id = await self._gateway.run(self._store.delete_mailbox, user_id, path)
+        mailbox_id = await self._gateway.run(self._store.delete_mailbox, user_id, path, origin=origin)
         self._tell(user_id, [mailbox_id])
 
     async def remove(self, user_id: str, mailbox_id: str) -> None:
@@ -99,13 +103,14 @@ class Mailboxes:
         await self._gateway.run(_remove, self._store, user_id, mailbox_id)
         self._tell(user_id, [mailbox_id])
 
-    async def rename(self, user_id: str, source: str, target: str) -> None:
+    async def rename(self, user_id: str, source: str, target: str, *, origin: Origin | None = None) -> None:
         """Rename a mailbox with its children; INBOX gives its messages to a new mailbox and stays.
         Invalid for a bad name or a target within the source, Conflict when a name is taken, NotFound."""
         source, name = canonical(source), names.checked(target)
         if source != INBOX:
             _require_outside(source, name)
-        self._tell(user_id, await self._gateway.run(self._store.rename_mailbox, user_id, source, name))
+        renamed = await self._gateway.run(self._store.rename_mailbox, user_id, source, name, origin=origin)
+        self._tell(user_id, renamed)
 
     async def change(
         self, user_id: str, mailbox_id: str, *, path: str | None = None, subscribed: bool | None = None
@@ -123,11 +128,13 @@ class Mailboxes:
             self._hub.publish(Hint("mailbox", user_id, mailbox_id))
         self._hub.publish(Hint("folders", user_id))
 
-    async def subscribe(self, user_id: str, path: str, *, subscribed: bool) -> None:
+    async def subscribe(
+        self, user_id: str, path: str, *, subscribed: bool, origin: Origin | None = None
+    ) -> None:
         """Note whether a name is subscribed; there need not be a mailbox of that name. Invalid for a bad name,
         Limited for one too many."""
         name = names.checked(path) if subscribed else canonical(path)
-        await self._gateway.run(_subscribe, self._store, user_id, name, subscribed=subscribed)
+        await self._gateway.run(_subscribe, self._store, user_id, name, subscribed=subscribed, origin=origin)
 
     async def subscriptions(self, user_id: str) -> builtins.list[str]:
         """The subscribed names, mailboxes or not."""
@@ -153,19 +160,40 @@ class Mailboxes:
             self._known.move_to_end(key)
         return replace(opened, uids=known.uids), known.uids
 
+    async def reopen(self, user_id: str, mailbox_id: str) -> tuple[Opened, UidSet]:
+        """As `open`, by id, whatever the mailbox is called now: for those who had it open before."""
+        key = self._keys.get(mailbox_id)
+        if key is not None:
+            with contextlib.suppress(NotFound):  # it may have another name now
+                found = await self.open(*key)
+                if found[0].mailbox.id == mailbox_id:
+                    return found
+        opened = await self._gateway.run(_reopen, self._store, user_id, mailbox_id)
+        assert opened.uids is not None  # no modseq was told for which they could be left out
+        self._remember((user_id, opened.mailbox.path), opened.mailbox, opened.uids)
+        return opened, opened.uids
+
+    async def highest_modseqs(self, mailbox_ids: Sequence[str]) -> dict[str, int]:
+        """Where these mailboxes stand, those that are gone left out."""
+        return await self._gateway.run(self._store.highest_modseqs, mailbox_ids)
+
     async def _open(self, key: tuple[str, str], known_modseq: int) -> Opened:
         return await self._gateway.run(self._store.open_mailbox, *key, known_modseq=known_modseq)
 
     def _remember(self, key: tuple[str, str], mailbox: Mailbox, uids: UidSet) -> None:
         old = self._known.pop(key, None)
         if old is not None:
-            self._weight -= old.weight
+            self._forget(old)
         weight = 400 + RANGE_BYTES * uids.range_count
         self._known[key] = _Known(mailbox.id, mailbox.highest_modseq, uids, weight)
+        self._keys[mailbox.id] = key
         self._weight += weight
         while self._weight > self._options.uid_cache_bytes:
-            _, dropped = self._known.popitem(last=False)
-            self._weight -= dropped.weight
+            self._forget(self._known.popitem(last=False)[1])
+
+    def _forget(self, known: _Known) -> None:
+        self._weight -= known.weight
+        self._keys.pop(known.mailbox_id, None)
 
 
 # What runs in the engine's threads: each is one crossing
@@ -180,9 +208,22 @@ def owned(store: MailStore, user_id: str, mailbox_id: str) -> Mailbox:
     return found
 
 
+@reads("store")
+def _reopen(store: MailStore, user_id: str, mailbox_id: str) -> Opened:
+    opened = store.open_mailbox(user_id, owned(store, user_id, mailbox_id).path)
+    if opened.mailbox.id != mailbox_id:  # renamed, and another made under its name, in this moment
+        raise NotFound(f"no mailbox {mailbox_id}", what="mailbox")
+    return opened
+
+
 @writes("store")
 def _create(
-    store: MailStore, user_id: str, spec: MailboxSpec, require: Callable[[str], None] | None
+    store: MailStore,
+    user_id: str,
+    spec: MailboxSpec,
+    require: Callable[[str], None] | None,
+    *,
+    origin: Origin | None,
 ) -> Mailbox:
     here = store.list_mailboxes(user_id)
     if not here:  # mailboxes go with their user: where there are some, there is the user
@@ -193,7 +234,7 @@ def _create(
         raise Limited("too many mailboxes", what="mailboxes")
     if spec.subscribed:
         _require_subscribable(store, user_id)
-    return store.create_mailbox(user_id, spec)
+    return store.create_mailbox(user_id, spec, origin=origin)
 
 
 @writes("store")
@@ -227,10 +268,10 @@ def _change(
 
 
 @writes("store")
-def _subscribe(store: MailStore, user_id: str, name: str, *, subscribed: bool) -> None:
+def _subscribe(store: MailStore, user_id: str, name: str, *, subscribed: bool, origin: Origin | None) -> None:
     if subscribed:
         _require_subscribable(store, user_id)
-    store.subscribe(user_id, name, subscribed=subscribed)
+    store.subscribe(user_id, name, subscribed=subscribed, origin=origin)
 
 
 def _require_outside(source: str, name: str) -> None:

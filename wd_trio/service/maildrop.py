@@ -4,9 +4,14 @@
   the session or with the worker, never by a clock.
 - Numbers are places in a snapshot of uids and sizes. What arrives later is not seen, what is expunged elsewhere keeps
   its number and has no bytes any more. Uids are never given twice, so a snapshot cannot come to mean other mail.
-- `state` is what another worker needs to go on: the view's four integers (mail/view.py) and the marks, as uid
-  ranges: a uid between two neighbours is no living message's, so a run of numbers is one range. The session writes
-  it to its record, once for many marks, before it tells of them; what could not be written is taken back.
+- `told` and `state` are what another worker needs to go on, with the same numbers (`Maildrops.reopen`): the view's
+  four integers (mail/view.py) and the marks, as uid ranges: a uid between two neighbours is no living message's, so
+  a run of numbers is one range. The session writes the state to its record, once for many marks, before it tells of
+  them; what could not be written is taken back.
+- What was expunged elsewhere keeps its size, too, which only this object knows: `parting_state`, for a move that was
+  planned, has it, and which messages were retrieved. A process that is killed takes both with it: nobody misses the
+  \\Seen, but a maildrop that lost messages since it was opened cannot be had again as it was. The session then ends,
+  rather than show other sizes.
 - `apply` is QUIT: exactly the marked messages are removed, whatever their flags, some at a time; then those that were
   retrieved get \\Seen in one write. Retrieving alone writes nothing, and a session without QUIT changes nothing.
 """
@@ -14,17 +19,19 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import astuple, replace
+from typing import Any, Final
 
 import structlog
 import trio
 
-from wd_trio.errors import Conflict, Unavailable, WdError
+from wd_trio.errors import Conflict, Outdated, Unavailable, WdError
 from wd_trio.mail.model import SEEN, Columns, FlagChange, Mailbox, MessageRow
 from wd_trio.mail.names import INBOX
 from wd_trio.mail.numset import EMPTY, UidSet
 from wd_trio.mail.rope import Rope
+from wd_trio.mail.view import Told
 from wd_trio.ports.documents import Json
 from wd_trio.ports.gateway import Gateway
 from wd_trio.ports.limits import Limits
@@ -42,17 +49,28 @@ UPDATE_ROWS: Final = 1000
 class Maildrop:
     """A locked snapshot. Numbers count from 1, as in the protocol."""
 
-    def __init__(self, mailbox: Mailbox, uids: UidSet, sizes: array[int], messages: Messages) -> None:
-        """`sizes` are those of `uids`, in octets and in order."""
+    def __init__(
+        self,
+        mailbox: Mailbox,
+        uids: UidSet,
+        sizes: array[int],
+        messages: Messages,
+        *,
+        never: UidSet = EMPTY,
+        state: Json | None = None,
+    ) -> None:
+        """`sizes` are those of `uids`, in octets and in order. `never` are uids of the mailbox, as it stands in
+        `mailbox`, that have no number. `state` is that of a maildrop which goes on."""
         self._place = Place(mailbox.user_id, mailbox.id)
         self._mailbox = mailbox
         self._uids = uids
         self._sizes = sizes
         self._messages = messages
-        self._marks = EMPTY  # of numbers
-        self._saved = EMPTY
-        self._fresh: set[int] = set()  # marked since `_marks` was last made
-        self._retrieved: set[int] = set()  # uids that lack \Seen
+        self._never = never
+        state = state or {}
+        self._marks = self._saved = self._numbers(UidSet(_ranges(state.get("marks", "")))) or EMPTY
+        self._fresh: set[int] = set()  # numbers marked since `_marks` was last made
+        self._retrieved = set(UidSet(_ranges(state.get("seen", ""))))  # uids that lack \Seen
         self._octets = sum(sizes)
         self.stat = (0, 0)
         self._count()
@@ -115,12 +133,27 @@ class Maildrop:
         return bool(self._fresh) or self._marks is not self._saved
 
     @property
-    def state(self) -> Json:
+    def told(self) -> Told:
+        """The four integers of the view that the numbers are."""
+        mailbox = self._mailbox
+        return Told(mailbox.uid_validity, mailbox.uid_next, mailbox.highest_modseq, mailbox.highest_modseq)
+
+    @property
+    def state(self) -> dict[str, Any]:
         """What the session's record in the store is to hold."""
         self._fold()
-        mailbox = self._mailbox
-        view = [mailbox.uid_validity, mailbox.uid_next, mailbox.highest_modseq, mailbox.highest_modseq]
-        return {"view": view, "marks": ",".join(f"{a}:{b}" for a, b in self._marked_spans())}
+        state: dict[str, Any] = {"view": list(astuple(self.told)), "marks": _text(self._marked_spans())}
+        if self._never:
+            state["never"] = _text(self._never.ranges())
+        return state
+
+    async def parting_state(self) -> dict[str, Any]:
+        """The same for a move that was planned. One crossing or a few. Outdated when the journal no longer tells
+        what is gone; NotFound; Unavailable."""
+        gone = await _gone_since(self._messages, self._mailbox)
+        sizes = {str(uid): self._sizes[self._uids.index(uid)] for uid in gone & self._uids}
+        seen = UidSet.of(sorted(self._retrieved))
+        return self.state | {"sizes": sizes or None, "seen": _text(seen.ranges()) or None}
 
     def saved(self) -> None:
         """The record holds `state`."""
@@ -142,6 +175,11 @@ class Maildrop:
         self._fresh.clear()
         self._marks = self._saved
         self._count()
+
+    def _numbers(self, uids: UidSet) -> UidSet:
+        """The numbers of these uids, as far as there are such."""
+        known = uids & self._uids
+        return UidSet((self._uids.index(a) + 1, self._uids.index(b) + 1) for a, b in known.ranges())
 
     def _fold(self) -> None:
         if self._fresh:
@@ -179,12 +217,13 @@ class Maildrops:
     def __init__(
         self, *, gateway: Gateway, limits: Limits, mailboxes: Mailboxes, messages: Messages, owner: str
     ) -> None:
-        """`owner` names this process, for whoever ends its claims after its death."""
+        """`owner`, "<server>/<worker>", names this process, for whoever ends its claims after its death."""
         self._gateway = gateway
         self._limits = limits
         self._mailboxes = mailboxes
         self._messages = messages
         self._owner = owner
+        self._server = owner.rpartition("/")[0]
         self._kept: dict[
             str, set[str]
         ] = {}  # locks whose session is over and that are not given back yet, by user
@@ -194,26 +233,51 @@ class Maildrops:
         Conflict (what="maildrop") while another session has it."""
         await self._give_back(user_id)
         try:
-            locked = await self._gateway.run(
-                self._limits.claim, _key(user_id), holder, owner=self._owner, most=1
-            )
-            if locked:
-                return await self._snapshot(user_id)
+            await self._lock(user_id, holder)
+            opened, uids = await self._mailboxes.open(user_id, INBOX)
+            found, sizes = await self._sizes(opened.mailbox, uids)
         except BaseException:
             await self.close(user_id, holder)
             raise
-        raise Conflict("another session has the maildrop", what="maildrop")
+        # Those expunged meanwhile have no number: nobody has been told of them.
+        return Maildrop(opened.mailbox, found, sizes, self._messages, never=uids - found)
 
-    async def _snapshot(self, user_id: str) -> Maildrop:
+    async def reopen(self, user_id: str, holder: str, told: Told, state: Json) -> Maildrop:
+        """The maildrop that another process of this server opened for `holder`, from its `told` and the `state` that
+        the session's record has. Outdated when it cannot be had as it was; Conflict when the lock was lost to another
+        session; NotFound; Unavailable: then it may be asked for again. Whatever comes of it, give it back."""
+        await self._lock(user_id, holder)
         opened, uids = await self._mailboxes.open(user_id, INBOX)
-        sizes = array("Q")
-        found = array("Q")
-        async for rows in self._messages.pages(opened.mailbox.id, uids, Columns.NONE):
+        mailbox = opened.mailbox
+        if mailbox.uid_validity != told.uid_validity:
+            raise Outdated("another mailbox has the name", what="maildrop")
+        changed = mailbox.highest_modseq != told.expunges_told
+        mailbox = replace(mailbox, uid_next=told.uid_next, highest_modseq=told.expunges_told)
+        if changed:
+            uids |= await _gone_since(self._messages, mailbox)
+        never = UidSet(_ranges(state.get("never", "")))
+        uids = uids.between(1, told.uid_next - 1) - never
+        found, sizes = await self._sizes(mailbox, uids)
+        if missing := uids - found:
+            sizes = _joined(found, sizes, missing, state.get("sizes", {}))
+        return Maildrop(mailbox, uids, sizes, self._messages, never=never, state=state)
+
+    async def _lock(self, user_id: str, holder: str) -> None:
+        key, place = _key(user_id), self._place(holder)
+        if not await self._gateway.run(self._limits.claim, key, place, owner=self._owner, most=1):
+            raise Conflict("another session has the maildrop", what="maildrop")
+
+    def _place(self, holder: str) -> str:
+        """The holder as all servers know it: each counts its connections from 1."""
+        return f"{self._server}/{holder}"
+
+    async def _sizes(self, mailbox: Mailbox, uids: UidSet) -> tuple[UidSet, array[int]]:
+        """Those of `uids` that are still there, and their sizes."""
+        sizes, found = array("Q"), array("Q")
+        async for rows in self._messages.pages(mailbox.id, uids, Columns.NONE):
             sizes.extend(row.size for row in rows)
             found.extend(row.uid for row in rows)
-        if len(found) < len(uids):  # some were expunged since: nobody has been told of them
-            uids = UidSet.of(found)
-        return Maildrop(opened.mailbox, uids, sizes, self._messages)
+        return (uids if len(found) == len(uids) else UidSet.of(found)), sizes
 
     async def close(self, user_id: str, holder: str) -> None:
         """Give the lock back, also on the way out of a cancelled connection (bounded). Where an engine is down it
@@ -232,7 +296,7 @@ class Maildrops:
         if kept is None:
             return
         for holder in list(kept):
-            await self._gateway.run(self._limits.release, _key(user_id), holder)
+            await self._gateway.run(self._limits.release, _key(user_id), self._place(holder))
             kept.discard(holder)
         if not kept and self._kept.get(user_id) is kept:
             del self._kept[user_id]
@@ -240,3 +304,31 @@ class Maildrops:
 
 def _key(user_id: str) -> str:
     return f"maildrop:{user_id}"
+
+
+async def _gone_since(messages: Messages, mailbox: Mailbox) -> UidSet:
+    """What was expunged since the mailbox stood as told here. Outdated when the journal no longer tells."""
+    gone = EMPTY
+    async for changes in messages.changes_since(mailbox.id, mailbox.highest_modseq):
+        for vanished in changes.vanished:
+            gone |= vanished.uids
+    return gone
+
+
+def _joined(found: UidSet, sizes: array[int], gone: UidSet, known: Mapping[str, int]) -> array[int]:
+    """The sizes of `found`, and of what is gone as they are known, in order of uid. Outdated where one is not."""
+    if any(str(uid) not in known for uid in gone):
+        raise Outdated("what is gone has no size any more", what="maildrop")
+    rows = [*zip(found, sizes, strict=True), *((uid, known[str(uid)]) for uid in gone)]
+    return array("Q", (size for _, size in sorted(rows)))
+
+
+def _text(ranges: Iterable[tuple[int, int]]) -> str:
+    return ",".join(f"{first}:{last}" for first, last in ranges)
+
+
+def _ranges(text: str) -> Iterator[tuple[int, int]]:
+    """What `_text` told."""
+    for pair in text.split(",") if text else ():
+        first, _, last = pair.partition(":")
+        yield int(first), int(last)

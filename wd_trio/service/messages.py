@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
+from wd_trio.errors import Outdated
 from wd_trio.mail.flagrows import FlagRows
 from wd_trio.mail.model import (
     Appended,
@@ -27,6 +29,7 @@ from wd_trio.mail.model import (
 )
 from wd_trio.mail.names import canonical
 from wd_trio.mail.numset import UidSet
+from wd_trio.mail.outcome import Origin, Outcome
 from wd_trio.mail.rope import BlobPiece, Rope
 from wd_trio.mail.search import SearchKey
 from wd_trio.mail.transfer import decoder
@@ -53,6 +56,15 @@ class MessageOptions:
     flag_rows: int = 5000
     write_rows: int = 1000
     expunge_rows: int = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Since:
+    """What became of messages after a modseq: which are gone, None where that cannot be told (any more) from those
+    that went before; and the flags of those that changed, a page at a time."""
+
+    gone: UidSet | None
+    changed: Steps[FlagRows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +125,37 @@ class Messages:
 
         return Steps(next_page)
 
+    async def since(self, mailbox_id: str, uids: UidSet, modseq: int) -> Since:
+        """What became of a mailbox, and of the living `uids` in it, after `modseq`. One crossing, where the journal
+        reaches back so far and holds no more than a large page; else flags are walked, a large page at a time."""
+        try:
+            changes = await self._gateway.run(
+                self._store.changes_since, mailbox_id, modseq, limit=self._options.flag_rows
+            )
+        except Outdated:
+            return Since(None, self._walk(mailbox_id, uids, modseq))
+        if changes.more:
+            return Since(None, self._walk(mailbox_id, uids, modseq))
+        found = FlagRows.of(changes.rows)
+        pages = iter([found.where([uid in uids for uid in found.uids])])
+
+        async def only_page() -> FlagRows | None:
+            return next(pages, None)
+
+        gone = UidSet(chain.from_iterable(vanished.uids.ranges() for vanished in changes.vanished))
+        return Since(gone, Steps(only_page))
+
+    def _walk(self, mailbox_id: str, uids: UidSet, modseq: int) -> Steps[FlagRows]:
+        """The flags of those among `uids` that changed after `modseq`, looking at each."""
+        pages = self.flags(mailbox_id, uids)
+
+        async def next_page() -> FlagRows | None:
+            async for rows in pages:
+                return rows.where([then > modseq for then in rows.modseqs])
+            return None
+
+        return Steps(next_page)
+
     def stream(self, row: MessageRow, rope: Rope, start: int, stop: int) -> Steps[bytes]:
         """The bytes start … stop - 1 of a message in pieces of at most 256 KiB, in constant memory."""
         pieces = iter(rope.pieces(start, stop))
@@ -145,9 +188,16 @@ class Messages:
         await into.write(feed(b"", True))
 
     def store_flags(
-        self, place: Place, uids: UidSet, change: FlagChange, *, unchanged_since: int | None = None
+        self,
+        place: Place,
+        uids: UidSet,
+        change: FlagChange,
+        *,
+        unchanged_since: int | None = None,
+        origin: Origin | None = None,
     ) -> Steps[FlagsStored]:
-        """Change flags, a page and a transaction at a time; each outcome is durable when it is given."""
+        """Change flags, a page and a transaction at a time; each outcome is durable when it is given. The last one
+        is noted for `origin`, which is not to be told what failed."""
         pages = uids.pages(self._options.write_rows)
 
         async def next_page() -> FlagsStored | None:
@@ -155,7 +205,12 @@ class Messages:
             if page is None:
                 return None
             stored = await self._gateway.run(
-                self._store.store_flags, place.mailbox_id, page, change, unchanged_since=unchanged_since
+                self._store.store_flags,
+                place.mailbox_id,
+                page,
+                change,
+                unchanged_since=unchanged_since,
+                origin=origin if page.last == uids.last else None,
             )
             if stored.modseq != stored.previous_modseq:
                 self._hint_flags(place, stored)
@@ -163,9 +218,11 @@ class Messages:
 
         return Steps(next_page)
 
-    def expunge(self, place: Place, uids: UidSet, *, marked_only: bool = True) -> Steps[Expunged]:
+    def expunge(
+        self, place: Place, uids: UidSet, *, marked_only: bool = True, origin: Origin | None = None
+    ) -> Steps[Expunged]:
         """Remove what is marked \\Deleted among `uids`, or all of them, a bounded slice and a transaction at a
-        time."""
+        time; the last one is noted for `origin`."""
         pages = uids.pages(self._options.expunge_rows)
 
         async def next_page() -> Expunged | None:
@@ -173,7 +230,11 @@ class Messages:
             if page is None:
                 return None
             gone = await self._gateway.run(
-                self._store.expunge, place.mailbox_id, page, marked_only=marked_only
+                self._store.expunge,
+                place.mailbox_id,
+                page,
+                marked_only=marked_only,
+                origin=origin if page.last == uids.last else None,
             )
             self._hint_gone(place, gone)
             return gone
@@ -181,12 +242,25 @@ class Messages:
         return Steps(next_page)
 
     async def copy(
-        self, place: Place, uids: UidSet, path: str, *, quota_bytes: int | None, move: bool
+        self,
+        place: Place,
+        uids: UidSet,
+        path: str,
+        *,
+        quota_bytes: int | None,
+        move: bool,
+        origin: Origin | None = None,
     ) -> Copied:
         """Copy or move messages to another mailbox of the same user, all or none. NotFound (what="target")
         without such a mailbox, OverQuota for a copy without room."""
         copied = await self._gateway.run(
-            self._store.copy, place.mailbox_id, uids, canonical(path), quota_bytes=quota_bytes, move=move
+            self._store.copy,
+            place.mailbox_id,
+            uids,
+            canonical(path),
+            quota_bytes=quota_bytes,
+            move=move,
+            origin=origin,
         )
         if copied.sources:
             self._hint_new(copied.targets)
@@ -224,6 +298,7 @@ class Messages:
         keywords: str,
         internal_date: int,
         quota_bytes: int | None,
+        origin: Origin | None = None,
     ) -> Appended:
         """Add one message as it came. NotFound without such a mailbox, OverQuota without room."""
         taken = await self._intake.prepare(spool, (b"",))
@@ -234,9 +309,14 @@ class Messages:
             [NewMessage(taken.contents[0], internal_date, flags, keywords)],
             blobs=taken.blobs,
             quota_bytes=quota_bytes,
+            origin=origin,
         )
         self._hint_new(appended)
         return appended
+
+    async def outcome(self, origin: Origin) -> Outcome | None:
+        """What the write of a command came to whose worker was killed; None when nobody knows. Unavailable."""
+        return await self._gateway.run(self._store.outcome, origin)
 
     def changes_since(self, mailbox_id: str, modseq: int) -> Steps[Changes]:
         """What happened since, in spans that join on to each other. Outdated when the journal has passed it."""

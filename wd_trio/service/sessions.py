@@ -15,10 +15,9 @@ and every session looked for at once, and what is missing is written again.
 
 from __future__ import annotations
 
-import itertools
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
@@ -29,21 +28,20 @@ from wd_trio import telemetry
 from wd_trio.errors import Limited, Unavailable, WdError
 from wd_trio.ports.bus import Hint
 from wd_trio.ports.documents import Json
-from wd_trio.ports.gateway import Gateway
-from wd_trio.ports.sessions import TTL_S, SessionDocument, SessionPage, SessionStore
+from wd_trio.ports.gateway import Gateway, writes
+from wd_trio.ports.sessions import SessionDocument, SessionPage, SessionStore
 from wd_trio.service.auth import Login
 from wd_trio.service.changes import ChangeHub
+from wd_trio.service.parked import A_SLICE, RENEW_S, ParkedSessions, SessionFacts, slices
 from wd_trio.service.tracking import Tracking
 
 log = structlog.get_logger()
 
 RELEASE_S: Final = 6.0
 WRITE_S: Final = 30.0
-RENEW_S: Final = TTL_S / 4
 LEASE_S: Final = 30.0
 LEASE_RENEW_S: Final = 10.0
 LEASE_AGAIN_S: Final = 1.0
-SESSIONS_A_WRITE: Final = 500
 USER_AGENT_CHARACTERS: Final = 200
 KILL: Final = "kill"
 """The hint that some of a user's sessions are marked to be ended, and the word for why they ended."""
@@ -92,6 +90,14 @@ class Session:
     @property
     def user_id(self) -> str:
         return self._document.user
+
+    @property
+    def protocol(self) -> str:
+        return self._document.protocol
+
+    @property
+    def created_ms(self) -> int:
+        return self._document.created
 
     @property
     def document(self) -> SessionDocument:
@@ -147,13 +153,21 @@ class Sessions:
         self._worker = worker
         self._options = options
         self._open: dict[str, Session] = {}
-        self._by_user: dict[str, set[str]] = {}
         self._unended: set[str] = set()
         self._leased_at = options.clock()
         self._doubted = False  # whether the store may lack what is open here
         self._doubts = 0  # what was written before one, and heard of after it, may be lost again
         self._engine_back = trio.Event()
         self._killing = trio.Event()
+        self.parked = ParkedSessions(
+            gateway=gateway,
+            store=store,
+            hub=hub,
+            tracking=tracking,
+            server=server,
+            worker=worker,
+            clock=options.clock,
+        )
         hub.listen(self._hear)
         hub.on_new_beginning(self._engine_was_away)
 
@@ -197,28 +211,58 @@ class Sessions:
             raise
         if not taken:
             raise Limited("every connection of this user is taken", what="connections")
-        session = self._open[document.id] = Session(document, kick, self._options.clock)
-        self._by_user.setdefault(document.user, set()).add(document.id)
-        self._hub.follow(document.user)
-        telemetry.active_sessions.labels(protocol).inc()
         self._tracking.began(document)
+        return self._enter(document, kick)
+
+    def _enter(self, document: SessionDocument, kick: Callable[[str], None]) -> Session:
+        session = self._open[document.id] = Session(document, kick, self._options.clock)
+        self._hub.follow(document.user)
+        telemetry.active_sessions.labels(document.protocol).inc()
         return session
+
+    def go_on(self, facts: SessionFacts, *, kick: Callable[[str], None]) -> Session:
+        """Go on with a session whose connection was parked here, or came from another worker of this server together
+        with all that a document needs: nobody is asked. `kick` as for `begin`."""
+        document = self.parked.document(facts)
+        if self.parked.claim(facts.id):
+            session = self._open[facts.id] = Session(document, kick, self._options.clock)
+        else:
+            session = self._enter(document, kick)
+            self.parked.arrived(facts.id)
+        session.touch()
+        return session
+
+    def park(self, session: Session) -> None:
+        """The connection parks: its session goes on with no object here. Whoever parks it keeps it in a lot, and what
+        was noted is written from there."""
+        self._open.pop(session.id, None)
 
     async def update(self, session: Session) -> None:
         """Write now what was noted. Unavailable."""
         await self._write([session])
 
-    async def end(self, session: Session) -> None:
-        """The connection is over; idempotent, also on the way out of a cancelled one (bounded). An engine that is
-        down is logged only: the document then goes with the next batch, or with this worker."""
+    async def resume(self, session_id: str, *, kick: Callable[[str], None]) -> Session | None:
+        """Go on with a session that another worker of this server had, in one crossing; None when its document is
+        gone. `kick` as for `begin`. Unavailable."""
+        document = await self._gateway.run(
+            _take_over, self._store, session_id, server=self._server, worker=self._worker
+        )
+        return None if document is None else self._enter(document, kick)
+
+    def let_go(self, session: Session) -> None:
+        """Another worker goes on with it: forget it, ending nothing. What was noted since it was last written is
+        lost with it."""
         if self._open.pop(session.id, None) is None:
             return
         self._hub.unfollow(session.user_id)
-        telemetry.active_sessions.labels(session.document.protocol).dec()
-        mine = self._by_user[session.user_id]
-        mine.discard(session.id)
-        if not mine:
-            del self._by_user[session.user_id]
+        telemetry.active_sessions.labels(session.protocol).dec()
+
+    async def end(self, session: Session) -> None:
+        """The connection is over; idempotent, also on the way out of a cancelled one (bounded). An engine that is
+        down is logged only: the document then goes with the next batch, or with this worker."""
+        if session.id not in self._open:
+            return
+        self.let_go(session)
         self._tracking.ended([session.document])
         self._unended.add(session.id)
         with trio.move_on_after(RELEASE_S, shield=True):
@@ -264,7 +308,7 @@ class Sessions:
     async def sweep(self) -> int:
         """End all sessions that nobody vouches for any more; how many there were. For the janitor. Unavailable."""
         count = 0
-        while ended := await self._gateway.run(self._store.sweep, limit=SESSIONS_A_WRITE):
+        while ended := await self._gateway.run(self._store.sweep, limit=A_SLICE):
             self._tracking.ended(ended)
             count += len(ended)
         return count
@@ -276,6 +320,7 @@ class Sessions:
             nursery.start_soon(self._keep_lease)
             nursery.start_soon(self._write_now_and_then)
             nursery.start_soon(self._kill_marked)
+            nursery.start_soon(self.parked.run)
 
     async def _write_now_and_then(self) -> None:
         while True:
@@ -323,6 +368,7 @@ class Sessions:
     def _doubt(self) -> None:
         self._doubted = True
         self._doubts += 1
+        self.parked.doubt()
         for session in self._open.values():
             session.written_at = 0.0
 
@@ -334,11 +380,12 @@ class Sessions:
         if self._unended:
             await self._end_ids(list(self._unended))
         self._killing.set()
-        for some in _slices([session for session in self._open.values() if session.changed]):
+        for some in slices([session for session in self._open.values() if session.changed]):
             await self._write([session for session in some if session.id in self._open])
         renew = self._options.clock() - RENEW_S
-        for some in _slices([session for session in self._open.values() if session.written_at <= renew]):
+        for some in slices([session for session in self._open.values() if session.written_at <= renew]):
             await self._renew([session for session in some if session.id in self._open])
+        await self.parked.write()
 
     async def _write(self, sessions: Sequence[Session]) -> None:
         now, doubts = self._options.clock(), self._doubts
@@ -375,14 +422,14 @@ class Sessions:
     # -- killing
 
     def _hear(self, hint: Hint) -> None:
-        if hint.kind == KILL and hint.user_id in self._by_user:
+        if hint.kind == KILL and self._hub.follows(hint.user_id):
             self._killing.set()
 
     async def _kill_marked(self) -> None:
         while True:
             await self._killing.wait()
             self._killing = trio.Event()
-            if not self._open:
+            if not self._open and not len(self.parked):
                 continue
             try:
                 marked = await self._gateway.run(self._store.doomed, self._server, self._worker)
@@ -394,14 +441,15 @@ class Sessions:
                 if session is not None:
                     log.info("session killed", session=id_, user=session.user_id)
                     session.kick(KILL)
+            self.parked.kick({id_ for id_ in marked if id_ not in self._open}, KILL)
+
+
+@writes("state")
+def _take_over(store: SessionStore, session_id: str, *, server: str, worker: str) -> SessionDocument | None:
+    """A session's document, which is this worker's from now on; None when it is gone. One crossing."""
+    return None if store.move([session_id], server, worker) else store.get(session_id)
 
 
 def clean_user_agent(text: str) -> str:
     """What a client says of itself, printable and bounded."""
     return "".join(letter if letter.isprintable() else "?" for letter in text[:USER_AGENT_CHARACTERS])
-
-
-def _slices(sessions: Sequence[Session]) -> Iterable[list[Session]]:
-    left = iter(sessions)
-    while some := list(itertools.islice(left, SESSIONS_A_WRITE)):
-        yield some

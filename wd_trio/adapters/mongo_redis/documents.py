@@ -25,7 +25,8 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError
 from wd_trio import errors
 from wd_trio.adapters import cursors
 from wd_trio.adapters.mongo_redis.faults import duplicate_field, engine_faults
-from wd_trio.adapters.mongo_redis.mongo import BsonDocument, Mongo
+from wd_trio.adapters.mongo_redis.mongo import PLAIN, BsonDocument, Mongo
+from wd_trio.adapters.mongo_redis.reader import Reader
 from wd_trio.ports.documents import (
     Collection,
     Delete,
@@ -52,22 +53,26 @@ class MongoDocuments:
 
     def __init__(self, mongo: Mongo) -> None:
         self._mongo = mongo
+        self._reader = Reader(mongo)
         self._indexed: set[str] = set()
 
     @reads("store")
     def get(self, collection: Collection, id: str) -> Document | None:
-        with self._mongo.reading():
-            document = self._at(collection).find_one({"_id": id})
+        document = self._reader.find_one(self._ready(collection), {"_id": id}, codec=PLAIN)
         return _document(document) if document is not None else None
 
     @reads("store")
     def find(self, collection: Collection, field: str, value: str, *, limit: int = 100) -> list[Document]:
         unique = _index(collection, field).unique
-        with self._mongo.reading():
-            found = self._at(collection).find({f"data.{field}": value}, limit=limit)
-            if not unique:
-                found.sort("_id", 1)
-            return [_document(document) for document in found]
+        command: BsonDocument = {
+            "find": self._ready(collection),
+            "filter": {f"data.{field}": value},
+            "limit": limit,
+            "batchSize": limit + 1,
+        }
+        if not unique:
+            command["sort"] = {"_id": 1}
+        return list(map(_document, self._reader.ask(command, codec=PLAIN)))
 
     @reads("store")
     def page(
@@ -143,6 +148,13 @@ class MongoDocuments:
                 documents.create_indexes(models)
             self._indexed.add(collection.name)
         return documents
+
+    def _ready(self, collection: Collection) -> str:
+        """The name of a collection whose indexes are made."""
+        if collection.name not in self._indexed:
+            with self._mongo.reading():
+                self._at(collection)
+        return PREFIX + collection.name
 
     def _run_all(self, session: ClientSession, operations: Sequence[Operation]) -> None:
         by_collection: dict[str, tuple[Collection, list[Operation]]] = {}

@@ -29,6 +29,7 @@ from wd_trio.mail.flagchange import after, chosen, having
 from wd_trio.mail.flagrows import FlagRows
 from wd_trio.mail.model import DELETED, SEEN, SYSTEM_FLAGS, FlagChange, FlagsStored, with_keywords
 from wd_trio.mail.numset import EMPTY, UidSet
+from wd_trio.mail.outcome import Origin
 
 _EVERY_FLAG: Final = sum(SYSTEM_FLAGS.values())
 _FEW: Final = 64  # messages that are looked at one by one rather than learn a mailbox
@@ -84,7 +85,13 @@ def _picked(rows: FlagRows, uids: UidSet) -> FlagRows:
 
 @bounded(CALL_S)
 def store(
-    shared: Shared, mailbox_id: str, uids: UidSet, change: FlagChange, unchanged_since: int | None
+    shared: Shared,
+    mailbox_id: str,
+    uids: UidSet,
+    change: FlagChange,
+    *,
+    unchanged_since: int | None,
+    origin: Origin | None,
 ) -> FlagsStored:
     """Apply `change` to the living messages among `uids`. Held-back messages are in `failed` alone, not in `rows`."""
 
@@ -92,7 +99,7 @@ def store(
         return _store(unit, mailbox_id, uids, change, unchanged_since)
 
     guess = Guess(("_id", mailbox_id), {"modseq": 1})
-    return shared.writer.do(shared.owner(mailbox_id), Change(run=run, guess=guess))
+    return shared.writer.do(shared.owner(mailbox_id), Change(run=run, guess=guess, origin=origin))
 
 
 def _store(

@@ -29,6 +29,7 @@ from wd_trio.adapters.mongo_redis.writer import Change
 from wd_trio.mail.model import SEPARATOR, Appended, Copied, Expunged, FlagRow, MailboxSpec
 from wd_trio.mail.names import INBOX, stored_path
 from wd_trio.mail.numset import EMPTY, MAX_UID, UidSet
+from wd_trio.mail.outcome import Origin
 
 _EVERY_UID: Final = UidSet([(1, MAX_UID)])
 _MOVED: Final = {"_id": 0, "uid": 1, "flags": 1, "keywords": 1, "size": 1}
@@ -37,7 +38,7 @@ _COPIED_AT_ONCE: Final = 200  # documents, of about 3 KB and at most some 100 KB
 # -- DELETE
 
 
-def delete(shared: Shared, user_id: str, path: str) -> str:
+def delete(shared: Shared, user_id: str, path: str, origin: Origin | None) -> str:
     """Take a mailbox away, with what is in it; its id. Denied for INBOX."""
     path = stored_path(path)
 
@@ -52,7 +53,7 @@ def delete(shared: Shared, user_id: str, path: str) -> str:
         unit.leave(box)
         return box.id
 
-    mailbox_id = shared.writer.do(user_id, Change(run=run, alone=True))
+    mailbox_id = shared.writer.do(user_id, Change(run=run, origin=origin, alone=True))
     shared.disown(mailbox_id)
     return mailbox_id
 
@@ -79,7 +80,7 @@ def delete_all(shared: Shared, user_id: str) -> int:
 # -- RENAME
 
 
-def rename(shared: Shared, user_id: str, source: str, target: str) -> list[str]:
+def rename(shared: Shared, user_id: str, source: str, target: str, origin: Origin | None) -> list[str]:
     """Give a mailbox and its children new paths; the ids of all of them in order of path. For INBOX, its own id
     and that of the mailbox that was made for its messages. Invalid for a target within the source."""
     source, target = stored_path(source), stored_path(target)
@@ -93,7 +94,7 @@ def rename(shared: Shared, user_id: str, source: str, target: str) -> list[str]:
             return [inbox.id, made.id]
         return _rename(unit, source, target)
 
-    return shared.writer.do(user_id, Change(run=run, alone=True))
+    return shared.writer.do(user_id, Change(run=run, origin=origin, alone=True))
 
 
 def _rename(unit: Unit, source: str, target: str) -> list[str]:
@@ -133,7 +134,14 @@ def _rename(unit: Unit, source: str, target: str) -> list[str]:
 
 @bounded(CALL_S)
 def copy(
-    shared: Shared, mailbox_id: str, uids: UidSet, path: str, *, quota_bytes: int | None, move: bool
+    shared: Shared,
+    mailbox_id: str,
+    uids: UidSet,
+    path: str,
+    *,
+    quota_bytes: int | None,
+    move: bool,
+    origin: Origin | None,
 ) -> Copied:
     """Copy, or move, the living messages among `uids` in order. Onto the source itself, a move takes two modseqs:
     the new messages the first, the expunge of the old ones the second."""
@@ -151,7 +159,7 @@ def copy(
         return copied
 
     guess = Guess(("_id", mailbox_id) if move else ("path", path), {"modseq": 1})
-    return shared.writer.do(user_id, Change(run=run, guess=guess))
+    return shared.writer.do(user_id, Change(run=run, guess=guess, origin=origin))
 
 
 def _target(unit: Unit, path: str) -> Box:

@@ -2,9 +2,9 @@
 with their collections and made by documents.py.
 
 Queries of mail name the user, who is the shard key, so that a delivery's transaction stays on one shard: `{user: 1}`
-for messages, mailboxes, subscriptions and vanished, `{_id: 1}` for accounts. (Not more of a key: a message that is
-moved changes its mailbox and uid, a mailbox that is renamed its path.) What belongs to no user is spread by hash:
-`{_id: "hashed"}` for blobs and blobChunks. The rest is small and need not be sharded.
+for messages, mailboxes, subscriptions, vanished and outcomes, `{_id: 1}` for accounts. (Not more of a key: a message
+that is moved changes its mailbox and uid, a mailbox that is renamed its path.) What belongs to no user is spread by
+hash: `{_id: "hashed"}` for blobs and blobChunks. The rest is small and need not be sharded.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from wd_trio.adapters.mongo_redis.layout import (
     GRAVES,
     MAILBOXES,
     MESSAGES,
+    OUTCOMES,
     SUBSCRIPTIONS,
     VANISHED,
     Keys,
@@ -36,6 +37,7 @@ from wd_trio.adapters.mongo_redis.layout import (
 BLOBS: Final = "blobs"
 BLOB_CHUNKS: Final = "blobChunks"
 BLOB_GARBAGE: Final = "blobGarbage"
+OUTCOME_KEPT_S: Final = 3600
 
 
 def _index(keys: Keys, **options: Any) -> IndexModel:
@@ -55,6 +57,7 @@ INDEXES: Final[Mapping[str, Sequence[IndexModel]]] = {
     VANISHED: (_index(BY_EXPUNGE), _index(BY_AGE)),
     ACCOUNTS: (),
     GRAVES: (_index((("user", 1),)),),
+    OUTCOMES: (_index((("at", 1),), expireAfterSeconds=OUTCOME_KEPT_S),),
     COUNTERS: (),
     BLOBS: (_index((("lastUsed", 1),)),),
     BLOB_GARBAGE: (_index((("at", 1),)),),

@@ -33,13 +33,16 @@ from wd_trio.adapters.mongo_redis.work import Box, Guess, Unit
 from wd_trio.adapters.mongo_redis.writer import Change
 from wd_trio.mail.model import Changes, Expunged, Vanished
 from wd_trio.mail.numset import EMPTY, UidSet
+from wd_trio.mail.outcome import Origin
 
 _CHANGES_BATCH: Final = 10_000
 _GOING: Final = {"_id": 0, "uid": 1, "flags": 1, "size": 1, "blobs": 1}
 
 
 @bounded(CALL_S)
-def expunge(shared: Shared, mailbox_id: str, uids: UidSet | None, *, marked_only: bool) -> Expunged:
+def expunge(
+    shared: Shared, mailbox_id: str, uids: UidSet | None, *, marked_only: bool, origin: Origin | None
+) -> Expunged:
     """Remove what is marked \\Deleted, or all there is, among `uids` where given."""
 
     def run(unit: Unit) -> Expunged:
@@ -55,7 +58,7 @@ def expunge(shared: Shared, mailbox_id: str, uids: UidSet | None, *, marked_only
         return Expunged(previous, previous + 1, go_out(unit, box, found))
 
     guess = Guess(("_id", mailbox_id), {"modseq": 1})
-    return shared.writer.do(shared.owner(mailbox_id), Change(run=run, guess=guess))
+    return shared.writer.do(shared.owner(mailbox_id), Change(run=run, guess=guess, origin=origin))
 
 
 def _going(unit: Unit, box: Box, uids: UidSet | None, *, marked_only: bool) -> list[Document]:

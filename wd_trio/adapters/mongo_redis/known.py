@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from pymongo.client_session import ClientSession
 
-from wd_trio.adapters.mongo_redis.caches import BoundedCache
+from wd_trio.adapters.caches import BoundedCache
 from wd_trio.adapters.mongo_redis.layout import (
     BY_UID,
     FLAGS_PROJECTION,

@@ -15,6 +15,7 @@
 - vanished: the journal. At one modseq of a mailbox, `ranges` holds the uids that were expunged, or `changed` uids
   among which are all that a change of many messages touched: first, last, first, last … as 4-byte integers.
 - graves: mailboxes that are gone and whose messages are still being removed.
+- outcomes: what the last write of each session came to, for an hour; `at` is MongoDB's own time.
 - counters: the last UIDVALIDITY given.
 
 Queries name the user, the first part of every shard key. The indexes that queries hint at are constants here;
@@ -42,6 +43,7 @@ VANISHED: Final = "vanished"
 SUBSCRIPTIONS: Final = "subscriptions"
 ACCOUNTS: Final = "accounts"
 GRAVES: Final = "graves"
+OUTCOMES: Final = "outcomes"
 COUNTERS: Final = "counters"
 
 # Unique. Of mailboxes and subscriptions alike.

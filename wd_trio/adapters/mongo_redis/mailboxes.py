@@ -14,7 +14,6 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from pymongo import ReturnDocument
-from pymongo.read_concern import ReadConcern
 
 from wd_trio import errors
 from wd_trio.adapters.mongo_redis.layout import (
@@ -28,7 +27,8 @@ from wd_trio.adapters.mongo_redis.layout import (
     mailbox_of,
 )
 from wd_trio.adapters.mongo_redis.mongo import CALL_S, MongoDatabase, bounded
-from wd_trio.adapters.mongo_redis.shared import Shared
+from wd_trio.adapters.mongo_redis.reader import SNAPSHOT
+from wd_trio.adapters.mongo_redis.shared import Shared, missing
 from wd_trio.adapters.mongo_redis.work import Box, Unit
 from wd_trio.adapters.mongo_redis.writer import Change
 from wd_trio.mail.model import DEFAULT_MAILBOXES, Mailbox, MailboxSpec, Opened
@@ -43,12 +43,9 @@ _ALL_AT_ONCE: Final = 10_000  # mailboxes that one answer brings
 
 
 def list_of(shared: Shared, user_id: str) -> list[Mailbox]:
-    with shared.mongo.reading() as database:
-        # At one moment, however many they are: a RENAME beside it hides none of them and shows none twice.
-        collection = database.get_collection(MAILBOXES, read_concern=ReadConcern("snapshot"))
-        found = [
-            mailbox_of(document) for document in collection.find({"user": user_id}, batch_size=_ALL_AT_ONCE)
-        ]
+    # At one moment, however many they are: a RENAME beside it hides none of them and shows none twice.
+    command = {"find": MAILBOXES, "filter": {"user": user_id}, "batchSize": _ALL_AT_ONCE}
+    found = list(map(mailbox_of, shared.reader.ask(command, concern=SNAPSHOT)))
     for mailbox in found:
         shared.own(mailbox.id, user_id)
     return sorted(found, key=lambda mailbox: in_order(mailbox.path))
@@ -62,13 +59,22 @@ def in_order(path: str) -> tuple[bool, str]:
 @bounded(CALL_S)
 def get(shared: Shared, mailbox_id: str) -> Mailbox:
     user_id = shared.owner(mailbox_id)
+    document = shared.reader.find_one(MAILBOXES, {"_id": mailbox_id, "user": user_id})
+    if document is None:
+        raise missing(mailbox_id)
+    return mailbox_of(document)
+
+
+def highest_modseqs(shared: Shared, mailbox_ids: Sequence[str]) -> dict[str, int]:
     with shared.mongo.reading() as database:
-        return mailbox_of(shared.document(database, None, user_id, mailbox_id))
+        found = database[MAILBOXES].find(
+            {"_id": {"$in": list(mailbox_ids)}}, {"modseq": 1}, batch_size=_ALL_AT_ONCE
+        )
+        return {document["_id"]: document["modseq"] for document in found}
 
 
 def find(shared: Shared, user_id: str, path: str) -> Mailbox:
-    with shared.mongo.reading() as database:
-        document = database[MAILBOXES].find_one({"user": user_id, "path": stored_path(path)})
+    document = shared.reader.find_one(MAILBOXES, {"user": user_id, "path": stored_path(path)})
     if document is None:
         raise errors.NotFound(f"user {user_id} has no such mailbox", what="mailbox")
     shared.own(document["_id"], user_id)
@@ -77,9 +83,15 @@ def find(shared: Shared, user_id: str, path: str) -> Mailbox:
 
 def subscriptions(shared: Shared, user_id: str) -> list[str]:
     """The names in the order of `list_of`."""
-    with shared.mongo.reading() as database:
-        found = database[SUBSCRIPTIONS].find({"user": user_id}, {"path": 1}, batch_size=_ALL_AT_ONCE)
-        return sorted((document["path"] for document in found), key=in_order)
+    found = shared.reader.ask(
+        {
+            "find": SUBSCRIPTIONS,
+            "filter": {"user": user_id},
+            "projection": {"path": 1},
+            "batchSize": _ALL_AT_ONCE,
+        }
+    )
+    return sorted((document["path"] for document in found), key=in_order)
 
 
 def open_(shared: Shared, user_id: str, path: str, known_modseq: int) -> Opened:

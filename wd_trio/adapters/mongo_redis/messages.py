@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from typing import Any, Final
-
-from pymongo.read_concern import ReadConcern
 
 from wd_trio import errors
 from wd_trio.adapters.mongo_redis import mailboxes
@@ -22,7 +21,8 @@ from wd_trio.adapters.mongo_redis.layout import (
     row_of,
     sized,
 )
-from wd_trio.adapters.mongo_redis.mongo import CALL_S, DRIVERS, MongoDatabase, bounded
+from wd_trio.adapters.mongo_redis.mongo import CALL_S, bounded
+from wd_trio.adapters.mongo_redis.reader import SNAPSHOT, Reader
 from wd_trio.adapters.mongo_redis.shared import Shared, missing
 from wd_trio.adapters.mongo_redis.work import Box, Guess, Unit
 from wd_trio.adapters.mongo_redis.writer import Change
@@ -41,6 +41,7 @@ from wd_trio.mail.model import (
 )
 from wd_trio.mail.names import stored_path
 from wd_trio.mail.numset import MAX_UID, UidSet
+from wd_trio.mail.outcome import Origin
 
 _WIDE: Final = Columns.ROPE | Columns.HEADER
 _WIDE_BATCH: Final = 100  # documents with ropes that come at once, though the page's budget may end before
@@ -58,6 +59,7 @@ def append(
     blobs: Sequence[BlobData],
     quota_bytes: int | None,
     create: bool,
+    origin: Origin | None,
 ) -> Appended:
     """Blobs are kept and marked before the transaction, which does not touch them."""
     path = stored_path(path)
@@ -95,7 +97,7 @@ def append(
         ("path", path), _counted(flags, size) | {"uidNext": len(messages), "modseq": 1}, _account(size, flags)
     )
     weight = sum(len(message.content.rope) + len(message.content.header) for message in messages)
-    return shared.writer.do(user_id, Change(run=run, guess=guess, size_bytes=weight))
+    return shared.writer.do(user_id, Change(run=run, guess=guess, origin=origin, size_bytes=weight))
 
 
 def _nothing(unit: Unit, path: str, *, create: bool) -> Appended:
@@ -170,33 +172,33 @@ def fetch(
     and preloaded blobs above `budget_bytes`. One round trip, and up to two more for blobs that were not
     read of late."""
     user_id = shared.owner(mailbox_id)
-    with shared.mongo.reading() as database:
-        found = _found(database, (user_id, mailbox_id), uids, columns, limit)
+    with closing(_found(shared.reader, (user_id, mailbox_id), uids, columns, limit)) as found:
         documents = _within(found, columns, budget_bytes)
-        if not documents:
-            shared.require(database, user_id, mailbox_id)
-            return []
-        if columns & Columns.ROPE and any("blobs" in document for document in documents):
-            return _with_blobs(shared, documents, columns, budget_bytes)
+    if not documents:
+        shared.require(user_id, mailbox_id)
+        return []
+    if columns & Columns.ROPE and any("blobs" in document for document in documents):
+        return _with_blobs(shared, documents, columns, budget_bytes)
     return list(map(row_of if columns else narrow_row_of, documents))
 
 
 def _found(
-    database: MongoDatabase, place: tuple[str, str], uids: UidSet, columns: Columns, limit: int
-) -> Iterator[list[Document]]:
+    reader: Reader, place: tuple[str, str], uids: UidSet, columns: Columns, limit: int
+) -> Generator[list[Document], None, None]:
     """At most `limit` documents, in the batches in which they come."""
     batch = min(limit, _WIDE_BATCH) if columns & _WIDE else limit
-    messages = database.get_collection(MESSAGES, codec_options=DRIVERS)
     for which in among(*place, uids):
-        with messages.find(
-            which,
-            projection(columns),
-            sort=[("uid", 1)],
-            hint=list(BY_UID),
-            limit=limit,
-            batch_size=batch,
-        ) as cursor:
-            while documents := cursor.to_list(batch):
+        command = {
+            "find": MESSAGES,
+            "filter": which,
+            "projection": projection(columns),
+            "sort": {"uid": 1},
+            "hint": dict(BY_UID),
+            "limit": limit,
+            "batchSize": batch,
+        }
+        with closing(reader.batches(command)) as batches:
+            for documents in batches:
                 yield documents
                 limit -= len(documents)
         if not limit:
@@ -207,7 +209,7 @@ def _bytes(document: Mapping[str, Any], columns: Columns) -> int:
     return sum([len(document[name]) for name in sized(columns) if name in document])
 
 
-def _within(batches: Iterator[list[Document]], columns: Columns, budget_bytes: int) -> list[Document]:
+def _within(batches: Iterable[list[Document]], columns: Columns, budget_bytes: int) -> list[Document]:
     """The first documents, at least one, whose columns fit the budget."""
     left, names = budget_bytes, sized(columns)
     chosen: list[Document] = []
@@ -244,7 +246,7 @@ def _with_blobs(
         chosen.append((row_of(document), fitting))
     absent = {digest for _, fitting in chosen for digest in fitting}.difference(loaded)
     for digest, blob in shared.blobs.load(absent).items() if absent else ():
-        shared.blob_cache.put(digest, blob)
+        shared.blob_cache.put(digest, blob, len(blob))
         loaded[digest] = blob
     for row, fitting in chosen:
         row.blobs = {digest: loaded[digest] for digest in fitting if digest in loaded} or None
@@ -274,17 +276,15 @@ def page(
         {"$limit": limit + 1},
         {"$project": projection(columns)},
     ]
-    with shared.mongo.reading() as database:
-        collection = database.get_collection(
-            MAILBOXES, codec_options=DRIVERS, read_concern=ReadConcern("snapshot")
-        )
-        found = collection.aggregate(
-            [
-                {"$match": {"_id": mailbox_id, "user": user_id}},
-                {"$unionWith": {"coll": MESSAGES, "pipeline": rows}},
-            ],
-            batchSize=limit + 3,  # one more than there are: the answer says that it is all
-        ).to_list()
+    command = {
+        "aggregate": MAILBOXES,
+        "pipeline": [
+            {"$match": {"_id": mailbox_id, "user": user_id}},
+            {"$unionWith": {"coll": MESSAGES, "pipeline": rows}},
+        ],
+        "cursor": {"batchSize": limit + 3},  # one more than there are: the answer says that it is all
+    }
+    found = shared.reader.ask(command, concern=SNAPSHOT)
     if not found or "path" not in found[0]:
         raise missing(mailbox_id)
     page_rows = [row_of(document) for document in found[1 : limit + 1]]

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from itertools import compress, islice
+from contextlib import closing
+from itertools import chain, compress, islice
 from typing import Any, Final, NamedTuple
 
 from wd_trio.adapters.mongo_redis.layout import (
@@ -33,7 +34,8 @@ from wd_trio.adapters.mongo_redis.layout import (
     row_of,
     sized,
 )
-from wd_trio.adapters.mongo_redis.mongo import CALL_S, bounded
+from wd_trio.adapters.mongo_redis.mongo import CALL_S, bounded, go_alone
+from wd_trio.adapters.mongo_redis.reader import SNAPSHOT
 from wd_trio.adapters.mongo_redis.shared import Shared
 from wd_trio.mail.flagrows import FlagRows
 from wd_trio.mail.matching import Matcher, plain_word, within
@@ -96,8 +98,7 @@ def page(
     walk = _walk((user_id, mailbox_id), narrowed(uids.between(after + 1, MAX_UID), key), key, limit)
     found = _NOTHING if walk is None else _look(shared, walk, wanted, matcher)
     if not found.uids and not found.after:
-        with shared.mongo.reading() as database:
-            shared.require(database, user_id, mailbox_id)
+        shared.require(user_id, mailbox_id)
     return found
 
 
@@ -146,17 +147,18 @@ def _pipeline(walk: _Walk, wanted: Document, columns: Document) -> list[Document
 def _look(shared: Shared, walk: _Walk, wanted: Document, matcher: Matcher | None) -> Found:
     columns = Columns.NONE if matcher is None else matcher.columns
     fields: Document = {"_id": 0, "uid": 1, "modseq": 1} if matcher is None else projection(columns)
-    with shared.one_moment() as (database, session):
-        cursor = database[MESSAGES].aggregate(
-            _pipeline(walk, wanted, fields),
-            session=session,
-            hint=dict(walk.hint),
-            batchSize=_batch(columns, walk),
-        )
-        with cursor:
-            if matcher is not None:
-                return _ask_each(shared, walk, cursor, matcher)
-            documents = list(cursor)
+    command = {
+        "aggregate": MESSAGES,
+        "pipeline": _pipeline(walk, wanted, fields),
+        "hint": dict(walk.hint),
+        "cursor": {"batchSize": _batch(columns, walk)},
+    }
+    if matcher is not None:
+        with closing(shared.reader.batches(command, concern=SNAPSHOT)) as batches:
+            first = next(batches)
+            go_alone()
+            return _ask_each(shared, walk, chain(first, chain.from_iterable(batches)), matcher)
+    documents = shared.reader.ask(command, concern=SNAPSHOT)
     ends = [document["end"] for document in documents if "end" in document]
     found = [(row["uid"], row["modseq"]) for row in documents if "uid" in row]
     return _found(found, _end(walk, ends))

@@ -14,6 +14,7 @@ comes back with the next write. A session ends in the opposite order. What nobod
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from heapq import merge
 from itertools import islice
 from typing import Final
@@ -86,6 +87,18 @@ class RedisSessions:
         answers = yield commands
         renewed = {document.id for document, there in zip(found, answers[::3], strict=True) if there}
         return set(ids) - renewed
+
+    @writes("state")
+    @steps
+    def move(self, ids: Sequence[str], server: str, worker: str) -> Steps[set[str]]:
+        found = yield from _read(ids)
+        for at in range(0, len(found), _DOCUMENTS_A_STEP):
+            commands: list[Command] = []
+            for document in found[at : at + _DOCUMENTS_A_STEP]:
+                moved = replace(document, server=server, worker=worker)
+                commands += [*self._written(moved), self._placed(moved)]
+            yield commands
+        return set(ids).difference(document.id for document in found)
 
     @reads("state")
     @steps

@@ -9,12 +9,12 @@ from typing import Final
 from pymongo.client_session import ClientSession
 
 from wd_trio import errors
-from wd_trio.adapters.blobcache import BlobCache
+from wd_trio.adapters.caches import BLOB_SHARE, BoundedCache
 from wd_trio.adapters.mongo_redis.blobs import MongoBlobs
-from wd_trio.adapters.mongo_redis.caches import BoundedCache
 from wd_trio.adapters.mongo_redis.known import KnownMailboxes
 from wd_trio.adapters.mongo_redis.layout import MAILBOXES, Document
 from wd_trio.adapters.mongo_redis.mongo import Mongo, MongoDatabase
+from wd_trio.adapters.mongo_redis.reader import Reader
 from wd_trio.adapters.mongo_redis.writer import Writer
 
 _OWNERS_BYTES: Final = 8 << 20
@@ -30,8 +30,9 @@ class Shared:
 
     def __init__(self, mongo: Mongo, *, blob_cache_bytes: int) -> None:
         self.mongo = mongo
+        self.reader = Reader(mongo)
         self.blobs = MongoBlobs(mongo)
-        self.blob_cache = BlobCache(blob_cache_bytes)
+        self.blob_cache: BoundedCache[bytes, bytes] = BoundedCache(blob_cache_bytes, share=BLOB_SHARE)
         self.known = KnownMailboxes()
         self.writer = Writer(mongo, self.known)
         self.first_unseen: BoundedCache[str, tuple[int, int]] = BoundedCache(_UNSEEN_BYTES)
@@ -50,8 +51,7 @@ class Shared:
         """The user of a mailbox, which never changes. NotFound; one that is gone may still be known."""
         user_id = self._owners.get(mailbox_id)
         if user_id is None:
-            with self.mongo.reading() as database:
-                found = database[MAILBOXES].find_one({"_id": mailbox_id}, {"user": 1})
+            found = self.reader.find_one(MAILBOXES, {"_id": mailbox_id}, {"user": 1})
             if found is None:
                 raise missing(mailbox_id)
             user_id = str(found["user"])
@@ -67,13 +67,13 @@ class Shared:
         self.first_unseen.drop(mailbox_id)
         self.known.forget(mailbox_id)
 
-    def require(self, database: MongoDatabase, user_id: str, mailbox_id: str) -> None:
+    def require(self, user_id: str, mailbox_id: str) -> None:
         """NotFound unless the mailbox lives."""
-        if database[MAILBOXES].find_one({"_id": mailbox_id, "user": user_id}, {"_id": 1}) is None:
+        if self.reader.find_one(MAILBOXES, {"_id": mailbox_id, "user": user_id}, {"_id": 1}) is None:
             raise missing(mailbox_id)
 
     def document(
-        self, database: MongoDatabase, session: ClientSession | None, user_id: str, mailbox_id: str
+        self, database: MongoDatabase, session: ClientSession, user_id: str, mailbox_id: str
     ) -> Document:
         """The mailbox's document. NotFound."""
         found = database[MAILBOXES].find_one({"_id": mailbox_id, "user": user_id}, session=session)

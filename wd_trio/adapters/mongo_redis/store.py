@@ -14,7 +14,7 @@ from wd_trio.adapters.mongo_redis import flags as flags_
 from wd_trio.adapters.mongo_redis import folders, graves, journal, mailboxes, usage
 from wd_trio.adapters.mongo_redis import messages as messages_
 from wd_trio.adapters.mongo_redis import search as search_
-from wd_trio.adapters.mongo_redis.layout import MAILBOXES
+from wd_trio.adapters.mongo_redis.layout import MAILBOXES, OUTCOMES
 from wd_trio.adapters.mongo_redis.mongo import Mongo
 from wd_trio.adapters.mongo_redis.shared import Shared
 from wd_trio.adapters.mongo_redis.work import Unit
@@ -39,6 +39,7 @@ from wd_trio.mail.model import (
     Usage,
 )
 from wd_trio.mail.numset import UidSet
+from wd_trio.mail.outcome import Origin, Outcome
 from wd_trio.mail.search import SearchKey
 from wd_trio.ports.gateway import reads, writes
 
@@ -67,6 +68,10 @@ class MongoStore:
         return mailboxes.get(self._shared, mailbox_id)
 
     @reads("store")
+    def highest_modseqs(self, mailbox_ids: Sequence[str]) -> dict[str, int]:
+        return mailboxes.highest_modseqs(self._shared, mailbox_ids)
+
+    @reads("store")
     def find_mailbox(self, user_id: str, path: str) -> Mailbox:
         return mailboxes.find(self._shared, user_id, path)
 
@@ -75,27 +80,29 @@ class MongoStore:
         return mailboxes.open_(self._shared, user_id, path, known_modseq)
 
     @writes("store")
-    def create_mailbox(self, user_id: str, spec: MailboxSpec) -> Mailbox:
+    def create_mailbox(self, user_id: str, spec: MailboxSpec, *, origin: Origin | None = None) -> Mailbox:
         def run(unit: Unit) -> Mailbox:
             unit.lock_structure()
             return mailboxes.create(unit, spec)
 
-        return self._shared.writer.do(user_id, Change(run=run, alone=True))
+        return self._shared.writer.do(user_id, Change(run=run, origin=origin, alone=True))
 
     @writes("store")
-    def delete_mailbox(self, user_id: str, path: str) -> str:
-        return folders.delete(self._shared, user_id, path)
+    def delete_mailbox(self, user_id: str, path: str, *, origin: Origin | None = None) -> str:
+        return folders.delete(self._shared, user_id, path, origin)
 
     @writes("store")
-    def rename_mailbox(self, user_id: str, source: str, target: str) -> list[str]:
-        return folders.rename(self._shared, user_id, source, target)
+    def rename_mailbox(
+        self, user_id: str, source: str, target: str, *, origin: Origin | None = None
+    ) -> list[str]:
+        return folders.rename(self._shared, user_id, source, target, origin)
 
     @writes("store")
-    def subscribe(self, user_id: str, path: str, *, subscribed: bool) -> None:
+    def subscribe(self, user_id: str, path: str, *, subscribed: bool, origin: Origin | None = None) -> None:
         def run(unit: Unit) -> None:
             mailboxes.subscribe(unit, path, subscribed=subscribed)
 
-        self._shared.writer.do(user_id, Change(run=run, alone=True))
+        self._shared.writer.do(user_id, Change(run=run, origin=origin, alone=True))
 
     @reads("store")
     def subscriptions(self, user_id: str) -> list[str]:
@@ -113,9 +120,17 @@ class MongoStore:
         blobs: Sequence[BlobData] = (),
         quota_bytes: int | None = None,
         create: bool = False,
+        origin: Origin | None = None,
     ) -> Appended:
         return messages_.append(
-            self._shared, user_id, path, messages, blobs=blobs, quota_bytes=quota_bytes, create=create
+            self._shared,
+            user_id,
+            path,
+            messages,
+            blobs=blobs,
+            quota_bytes=quota_bytes,
+            create=create,
+            origin=origin,
         )
 
     @reads("store")
@@ -161,19 +176,43 @@ class MongoStore:
 
     @writes("store")
     def store_flags(
-        self, mailbox_id: str, uids: UidSet, change: FlagChange, *, unchanged_since: int | None = None
+        self,
+        mailbox_id: str,
+        uids: UidSet,
+        change: FlagChange,
+        *,
+        unchanged_since: int | None = None,
+        origin: Origin | None = None,
     ) -> FlagsStored:
-        return flags_.store(self._shared, mailbox_id, uids, change, unchanged_since)
+        return flags_.store(
+            self._shared, mailbox_id, uids, change, unchanged_since=unchanged_since, origin=origin
+        )
 
     @writes("store")
-    def expunge(self, mailbox_id: str, uids: UidSet | None = None, *, marked_only: bool = True) -> Expunged:
-        return journal.expunge(self._shared, mailbox_id, uids, marked_only=marked_only)
+    def expunge(
+        self,
+        mailbox_id: str,
+        uids: UidSet | None = None,
+        *,
+        marked_only: bool = True,
+        origin: Origin | None = None,
+    ) -> Expunged:
+        return journal.expunge(self._shared, mailbox_id, uids, marked_only=marked_only, origin=origin)
 
     @writes("store")
     def copy(
-        self, mailbox_id: str, uids: UidSet, path: str, *, quota_bytes: int | None = None, move: bool = False
+        self,
+        mailbox_id: str,
+        uids: UidSet,
+        path: str,
+        *,
+        quota_bytes: int | None = None,
+        move: bool = False,
+        origin: Origin | None = None,
     ) -> Copied:
-        return folders.copy(self._shared, mailbox_id, uids, path, quota_bytes=quota_bytes, move=move)
+        return folders.copy(
+            self._shared, mailbox_id, uids, path, quota_bytes=quota_bytes, move=move, origin=origin
+        )
 
     @reads("store")
     def search(
@@ -184,6 +223,12 @@ class MongoStore:
     @reads("store")
     def changes_since(self, mailbox_id: str, modseq: int, *, limit: int = 1000) -> Changes:
         return journal.changes_since(self._shared, mailbox_id, modseq, limit)
+
+    @reads("store")
+    def outcome(self, origin: Origin) -> Outcome | None:
+        with self._mongo.reading() as database:
+            found = database[OUTCOMES].find_one({"_id": origin.session, "serial": origin.serial})
+        return Outcome.stored(found["uidValidity"], found["sources"], found["targets"]) if found else None
 
     @writes("store")
     def trim_journal(self, *, older_than_s: int, limit: int = 1000) -> int:

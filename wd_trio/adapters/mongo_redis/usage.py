@@ -15,9 +15,8 @@ _COUNTED: Final = ("messages", "unseen", "deleted", "bytes")
 
 
 def get(shared: Shared, user_id: str) -> Usage:
-    with shared.mongo.reading() as database:
-        found = database[ACCOUNTS].find_one({"_id": user_id})
-    return Usage(found.get("bytes", 0), found.get("messages", 0)) if found else Usage(0, 0)
+    found = shared.reader.find_one(ACCOUNTS, {"_id": user_id}) or {}
+    return Usage(int(found.get("bytes", 0)), int(found.get("messages", 0)))
 
 
 def recount(shared: Shared, user_id: str) -> Usage:

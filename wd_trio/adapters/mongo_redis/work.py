@@ -26,6 +26,7 @@ from wd_trio.adapters.mongo_redis.layout import (
     BY_UID,
     MAILBOXES,
     MESSAGES,
+    OUTCOMES,
     VANISHED,
     Document,
     Keys,
@@ -35,6 +36,7 @@ from wd_trio.adapters.mongo_redis.layout import (
 from wd_trio.adapters.mongo_redis.mongo import Mongo
 from wd_trio.mail.model import FlagRow
 from wd_trio.mail.numset import EMPTY, UidSet
+from wd_trio.mail.outcome import Origin, outcome_of
 
 _NOTED_RANGES: Final = 16
 _READ_BATCH: Final = 1000  # documents; a batch ends at 16 MB before
@@ -112,6 +114,7 @@ class Unit:
         self._boxes: dict[str, Box] = {}
         self._at_path: dict[str, Box] = {}
         self._new: list[Document] = []
+        self._outcomes: list[UpdateOne] = []
         self._guessed: dict[Place, Counter[str]] = {}
         self._account_guess: Counter[str] = Counter()
         self._account: Counter[str] = Counter()  # what the calls add
@@ -302,6 +305,26 @@ class Unit:
 
     # -- the end
 
+    def come_to(self, origin: Origin, result: object) -> None:
+        """Note what a call came to, for whoever answers its command should this process be killed."""
+        outcome = outcome_of(result)
+        if outcome is None:
+            return
+        sources, targets = outcome.as_texts()
+        fields = {
+            "serial": origin.serial,
+            "uidValidity": outcome.uid_validity,
+            "sources": sources,
+            "targets": targets,
+        }
+        self._outcomes.append(
+            UpdateOne(
+                {"_id": origin.session, "user": self.user_id},
+                {"$set": fields, "$currentDate": {"at": True}},
+                upsert=True,
+            )
+        )
+
     def settle(self) -> None:
         """Write the new messages now, before something looks for them or they become too many to hold."""
         if self._new:
@@ -321,6 +344,8 @@ class Unit:
             if fields:
                 user_id, mailbox_id = box.place
                 updates.append(UpdateOne({"_id": mailbox_id, "user": user_id}, {"$set": fields}))
+        if self._outcomes and self.changed:
+            self.collection(OUTCOMES).bulk_write(self._outcomes, session=self.session)
         if updates and self.changed:
             self.collection(MAILBOXES).bulk_write(updates, session=self.session)
         account: dict[str, Any] = {

@@ -18,6 +18,7 @@ from wd_trio.adapters.mongo_redis.known import KnownMailboxes
 from wd_trio.adapters.mongo_redis.mongo import CALL_S, Mongo, bounded
 from wd_trio.adapters.mongo_redis.queues import Outcome, Queues
 from wd_trio.adapters.mongo_redis.work import Guess, Unit
+from wd_trio.mail.outcome import Origin
 
 T = TypeVar("T")
 
@@ -32,6 +33,7 @@ class Change(Generic[T]):
 
     run: Callable[[Unit], T]
     guess: Guess | None = None
+    origin: Origin | None = None
     size_bytes: int = 0
     alone: bool = False
 
@@ -104,7 +106,10 @@ class Writer:
 def _outcome(unit: Unit, change: Change[object], *, alone: bool) -> Outcome:
     before = unit.writes
     try:
-        return Outcome(change.run(unit), None)
+        result = change.run(unit)
+        if change.origin is not None:
+            unit.come_to(change.origin, result)
+        return Outcome(result, None)
     except errors.WdError as error:
         if alone:
             raise

@@ -33,8 +33,10 @@ class SqliteLimits:
     @writes("state")
     def claim(self, key: str, holder: str, *, owner: str, most: int) -> bool:
         with self._database.writing() as connection:
-            held = connection.execute("SELECT 1 FROM claims WHERE key = ? AND holder = ?", (key, holder))
-            if held.fetchone():
+            held = connection.execute(
+                "UPDATE claims SET owner = ? WHERE key = ? AND holder = ?", (owner, key, holder)
+            )
+            if held.rowcount:
                 return True
             added = connection.execute(
                 "INSERT INTO claims SELECT ?1, ?2, ?3 WHERE (SELECT count(*) FROM claims WHERE key = ?1) < ?4",

@@ -7,6 +7,7 @@ deleted and made again under the same path, within a second or after a clock was
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
@@ -55,6 +56,14 @@ def get(connection: sqlite3.Connection, mailbox_id: str) -> Mailbox:
     if row is None:
         raise errors.NotFound(f"no mailbox {mailbox_id}", what="mailbox")
     return _mailbox(row)
+
+
+def highest_modseqs(connection: sqlite3.Connection, mailbox_ids: Sequence[str]) -> dict[str, int]:
+    rows = connection.execute(
+        "SELECT id, modseq FROM mailboxes WHERE id IN (SELECT value FROM json_each(?))",
+        (json.dumps(list(mailbox_ids)),),
+    )
+    return dict(rows.fetchall())
 
 
 def get_of_user(connection: sqlite3.Connection, user_id: str, mailbox_id: str) -> tuple[Mailbox, int]:

@@ -9,7 +9,7 @@ from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from wd_trio import errors
-from wd_trio.adapters.blobcache import BlobCache
+from wd_trio.adapters.caches import BoundedCache
 from wd_trio.adapters.sqlite import blobs as blobs_
 from wd_trio.adapters.sqlite import contents, journal, usage
 from wd_trio.adapters.sqlite.mailboxes import MailboxState
@@ -196,7 +196,7 @@ def fetch(
     *,
     limit: int,
     budget_bytes: int,
-    cache: BlobCache,
+    cache: BoundedCache[bytes, bytes],
 ) -> list[MessageRow]:
     """A page of the mailbox with that internal number: at most `limit` rows, and beyond the first no row that
     would bring the bytes of all asked-for columns and preloaded blobs above `budget_bytes`."""
@@ -252,7 +252,11 @@ def page(
 
 
 def _preload(
-    connection: sqlite3.Connection, row: MessageRow, content: int, room: int, cache: BlobCache
+    connection: sqlite3.Connection,
+    row: MessageRow,
+    content: int,
+    room: int,
+    cache: BoundedCache[bytes, bytes],
 ) -> int:
     """Add whole blobs that fit `room` bytes to the row; how many bytes they are."""
     used = 0
@@ -262,7 +266,7 @@ def _preload(
             whole = cache.get(digest)
             if whole is None:
                 whole = blobs_.read_span(connection, blob, 0, size)
-                cache.put(digest, whole)
+                cache.put(digest, whole, len(whole))
             loaded[digest] = whole
             used += size
     row.blobs = loaded or None

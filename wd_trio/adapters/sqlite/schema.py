@@ -17,6 +17,7 @@ Layout of mail
   from it.
 - graves: mailboxes that were deleted and whose messages are still being removed. Numbers of mailboxes are never given
   twice, so that these messages stay nobody's.
+- outcomes: what the last write of a session came to, for whoever answers a command whose worker was killed.
 - subscriptions: names, which outlive the mailboxes they name (RFC 3501 §6.3.6).
 - blobs: `chunk` is blob << 20 | number of the chunk, so that a blob's chunks lie side by side in one tree without
   a second one. `referenced` follows blob_refs: it makes what may be collected findable by a partial index.
@@ -220,11 +221,24 @@ _GRAVES: Final = (
     "DROP TABLE mailboxes_3",
 )
 
+_OUTCOMES: Final = (
+    """CREATE TABLE outcomes (
+        session TEXT PRIMARY KEY,
+        serial INTEGER NOT NULL,
+        uid_validity INTEGER NOT NULL,
+        sources TEXT NOT NULL,
+        targets TEXT NOT NULL,
+        noted_at INTEGER NOT NULL
+    ) WITHOUT ROWID""",
+    "CREATE INDEX outcomes_age ON outcomes (noted_at)",
+)
+
 STORE_SCHEMA: Final[Schema] = (
     _MAILBOXES + _MESSAGES + _BLOBS + _DOCUMENTS,
     _SUBSCRIPTIONS,
     _CHANGED,
     _GRAVES,
+    _OUTCOMES,
 )
 
 STATE_SCHEMA: Final[Schema] = (

@@ -61,6 +61,18 @@ class SqliteSessions:
             ).fetchall()
         return set(ids).difference(id_ for (id_,) in rows)
 
+    @writes("state")
+    def move(self, ids: Sequence[str], server: str, worker: str) -> set[str]:
+        now = self._database.options.clock()
+        with self._database.writing() as connection:
+            rows = connection.execute(
+                "UPDATE sessions SET server = :server, worker = :worker, expires = :now + ttl,"
+                " document = json_set(document, '$.server', :server, '$.worker', :worker)"
+                f" WHERE id {_LISTED} RETURNING id",
+                {"server": server, "worker": worker, "now": now, "listed": json.dumps(list(ids))},
+            ).fetchall()
+        return set(ids).difference(id_ for (id_,) in rows)
+
     @reads("state")
     def get(self, id: str) -> SessionDocument | None:
         found = self._select("s.id = :id", {"id": id})

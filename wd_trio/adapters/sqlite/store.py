@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from wd_trio.adapters.blobcache import BlobCache
+from wd_trio.adapters.caches import BLOB_SHARE, BoundedCache
 from wd_trio.adapters.sqlite import blobs as blobs_
 from wd_trio.adapters.sqlite import flags as flags_
 from wd_trio.adapters.sqlite import folders, graves, journal, mailboxes, usage
 from wd_trio.adapters.sqlite import messages as messages_
 from wd_trio.adapters.sqlite import search as search_
 from wd_trio.adapters.sqlite.database import SqliteDatabase
+from wd_trio.adapters.sqlite.outcomes import find, noted
 from wd_trio.mail.flagrows import FlagRows
 from wd_trio.mail.model import (
     Appended,
@@ -36,6 +37,7 @@ from wd_trio.mail.model import (
     Usage,
 )
 from wd_trio.mail.numset import UidSet
+from wd_trio.mail.outcome import Origin, Outcome
 from wd_trio.mail.search import SearchKey
 from wd_trio.ports.gateway import reads, writes
 
@@ -48,7 +50,7 @@ class SqliteStore:
 
     def __init__(self, database: SqliteDatabase, *, blob_cache_bytes: int = BLOB_CACHE_BYTES) -> None:
         self._database = database
-        self._cache = BlobCache(blob_cache_bytes)
+        self._cache: BoundedCache[bytes, bytes] = BoundedCache(blob_cache_bytes, share=BLOB_SHARE)
 
     # -- mailboxes
 
@@ -69,6 +71,11 @@ class SqliteStore:
             return mailboxes.get(connection, mailbox_id)
 
     @reads("store")
+    def highest_modseqs(self, mailbox_ids: Sequence[str]) -> dict[str, int]:
+        with self._database.reading(one_statement=True) as connection:
+            return mailboxes.highest_modseqs(connection, mailbox_ids)
+
+    @reads("store")
     def find_mailbox(self, user_id: str, path: str) -> Mailbox:
         with self._database.reading(one_statement=True) as connection:
             return mailboxes.find(connection, user_id, path)
@@ -79,26 +86,31 @@ class SqliteStore:
             return mailboxes.open_(connection, user_id, path, known_modseq)
 
     @writes("store")
-    def create_mailbox(self, user_id: str, spec: MailboxSpec) -> Mailbox:
+    def create_mailbox(self, user_id: str, spec: MailboxSpec, *, origin: Origin | None = None) -> Mailbox:
+        now = self._database.now()
         with self._database.writing() as connection:
-            return mailboxes.create(connection, user_id, spec, self._database.now())
+            return noted(connection, origin, mailboxes.create(connection, user_id, spec, now), now)
 
     @writes("store")
-    def delete_mailbox(self, user_id: str, path: str) -> str:
+    def delete_mailbox(self, user_id: str, path: str, *, origin: Origin | None = None) -> str:
         """Denied for INBOX."""
         with self._database.writing() as connection:
-            return folders.delete(connection, user_id, path)
+            return noted(connection, origin, folders.delete(connection, user_id, path), self._database.now())
 
     @writes("store")
-    def rename_mailbox(self, user_id: str, source: str, target: str) -> list[str]:
+    def rename_mailbox(
+        self, user_id: str, source: str, target: str, *, origin: Origin | None = None
+    ) -> list[str]:
         """For INBOX, the ids of INBOX and of the new mailbox. Invalid for a target within the source."""
+        now = self._database.now()
         with self._database.writing() as connection:
-            return folders.rename(connection, user_id, source, target, self._database.now())
+            return noted(connection, origin, folders.rename(connection, user_id, source, target, now), now)
 
     @writes("store")
-    def subscribe(self, user_id: str, path: str, *, subscribed: bool) -> None:
+    def subscribe(self, user_id: str, path: str, *, subscribed: bool, origin: Origin | None = None) -> None:
         with self._database.writing() as connection:
             mailboxes.subscribe(connection, user_id, path, subscribed=subscribed)
+            noted(connection, origin, None, self._database.now())
 
     @reads("store")
     def subscriptions(self, user_id: str) -> list[str]:
@@ -117,6 +129,7 @@ class SqliteStore:
         blobs: Sequence[BlobData] = (),
         quota_bytes: int | None = None,
         create: bool = False,
+        origin: Origin | None = None,
     ) -> Appended:
         now = self._database.now()
         with self._database.writing() as connection:
@@ -124,7 +137,9 @@ class SqliteStore:
                 mailboxes.ensure_path(connection, user_id, path, now)
             mailbox = mailboxes.state_by_path(connection, user_id, path)
             blobs_.put(connection, blobs, now)
-            return messages_.append(connection, mailbox, messages, quota_bytes, now)
+            return noted(
+                connection, origin, messages_.append(connection, mailbox, messages, quota_bytes, now), now
+            )
 
     @reads("store")
     def fetch(
@@ -181,27 +196,52 @@ class SqliteStore:
 
     @writes("store")
     def store_flags(
-        self, mailbox_id: str, uids: UidSet, change: FlagChange, *, unchanged_since: int | None = None
+        self,
+        mailbox_id: str,
+        uids: UidSet,
+        change: FlagChange,
+        *,
+        unchanged_since: int | None = None,
+        origin: Origin | None = None,
     ) -> FlagsStored:
         with self._database.writing() as connection:
             mailbox = mailboxes.state_by_id(connection, mailbox_id)
-            return flags_.store(connection, mailbox, uids, change, unchanged_since)
+            stored = flags_.store(connection, mailbox, uids, change, unchanged_since)
+            return noted(connection, origin, stored, self._database.now())
 
     @writes("store")
-    def expunge(self, mailbox_id: str, uids: UidSet | None = None, *, marked_only: bool = True) -> Expunged:
+    def expunge(
+        self,
+        mailbox_id: str,
+        uids: UidSet | None = None,
+        *,
+        marked_only: bool = True,
+        origin: Origin | None = None,
+    ) -> Expunged:
         now = self._database.now()
         with self._database.writing() as connection:
             mailbox = mailboxes.state_by_id(connection, mailbox_id)
-            return journal.expunge(connection, mailbox, uids, marked_only=marked_only, now=now)
+            gone = journal.expunge(connection, mailbox, uids, marked_only=marked_only, now=now)
+            return noted(connection, origin, gone, now)
 
     @writes("store")
     def copy(
-        self, mailbox_id: str, uids: UidSet, path: str, *, quota_bytes: int | None = None, move: bool = False
+        self,
+        mailbox_id: str,
+        uids: UidSet,
+        path: str,
+        *,
+        quota_bytes: int | None = None,
+        move: bool = False,
+        origin: Origin | None = None,
     ) -> Copied:
         with self._database.writing() as connection:
             mailbox = mailboxes.state_by_id(connection, mailbox_id)
             now = self._database.now()
-            return folders.copy(connection, mailbox, uids, path, quota_bytes=quota_bytes, move=move, now=now)
+            copied = folders.copy(
+                connection, mailbox, uids, path, quota_bytes=quota_bytes, move=move, now=now
+            )
+            return noted(connection, origin, copied, now)
 
     @reads("store")
     def search(
@@ -216,6 +256,11 @@ class SqliteStore:
         with self._database.reading(many_rows=True) as connection:
             mailbox = mailboxes.state_by_id(connection, mailbox_id)
             return journal.changes_since(connection, mailbox, modseq, limit)
+
+    @reads("store")
+    def outcome(self, origin: Origin) -> Outcome | None:
+        with self._database.reading(one_statement=True) as connection:
+            return find(connection, origin)
 
     @writes("store")
     def trim_journal(self, *, older_than_s: int, limit: int = 1000) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from wd_trio.mail.numset import SequenceSet
+from wd_trio.mail.numset import EMPTY, SequenceSet, UidSet
 from wd_trio.mail.search import SearchKey
 from wd_trio.secret import Secret
 
@@ -21,6 +21,11 @@ class Capability:
 
 @dataclass(frozen=True, slots=True)
 class Noop:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class StartTls:
     pass
 
 
@@ -138,10 +143,25 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True)
+class Resync:
+    """SELECT … (QRESYNC (…)), RFC 7162 §3.2.5: what the client knows of the mailbox, as of `modseq`.
+
+    `known` is None where it did not say which uids; then it means all that there ever were. `match` holds sample
+    message numbers and the uids that these had, equally many of both, paired in order; empty for none.
+    """
+
+    uid_validity: int
+    modseq: int
+    known: UidSet | None = None
+    match: tuple[UidSet, UidSet] = (EMPTY, EMPTY)
+
+
+@dataclass(frozen=True, slots=True)
 class Select:
     mailbox: str
     read_only: bool  # EXAMINE
     condstore: bool = False  # SELECT … (CONDSTORE), RFC 7162 §3.1.8
+    resync: Resync | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +207,7 @@ class Fetch:
     bodies: tuple[FetchBody, ...] = ()
     binary_sizes: tuple[str, ...] = ()  # the parts of BINARY.SIZE[part]
     changed_since: int | None = None  # RFC 7162; then "MODSEQ" is among the items
+    vanished: bool = False  # with UID and `changed_since` only: which are gone, too (RFC 7162 §3.2.6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +274,7 @@ Command: TypeAlias = (
     Capability
     | Noop
     | Logout
+    | StartTls
     | Id
     | Login
     | Authenticate

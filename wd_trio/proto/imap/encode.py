@@ -8,7 +8,7 @@ section names; LIST's lines, which one client after another asks for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
 from functools import lru_cache
 from typing import Final
@@ -22,6 +22,7 @@ from wd_trio.proto.imap.grammar import ASTRING_CHARS, DAY_S, EPOCH_ORDINAL, MONT
 
 SYSTEM_FLAG_NAMES: Final = tuple(SYSTEM_FLAGS)  # in the order in which FLAGS lists name them
 MAX_QUOTED_BYTES: Final = 1024  # longer strings go out as literals; some clients cap their lines
+VANISHED_RANGES: Final = 350  # in one response: at most 22 octets each, so that a line keeps below 8 KiB
 _MIN_DATE_S: Final = (1 - EPOCH_ORDINAL) * DAY_S
 _MAX_DATE_S: Final = (date.max.toordinal() - EPOCH_ORDINAL) * DAY_S + DAY_S - 1
 _UNQUOTABLE: Final = (b"\r", b"\n", b"\0")
@@ -80,6 +81,15 @@ def recent(count: int) -> bytes:
 
 def expunge(seq: int) -> bytes:
     return b"* %d EXPUNGE\r\n" % seq
+
+
+def vanished(uids: UidSet, *, earlier: bool = False) -> Iterator[bytes]:
+    """`* VANISHED 300:310,405`: what is gone; `(EARLIER)`: what the client learns of now, and had no number (RFC 7162
+    §3.2.10). As many responses as it takes to keep each one's line short."""
+    word = "VANISHED (EARLIER)" if earlier else "VANISHED"
+    ranges = uids.ranges()
+    for start in range(0, len(ranges), VANISHED_RANGES):
+        yield f"* {word} {UidSet(ranges[start : start + VANISHED_RANGES])}\r\n".encode("ascii")
 
 
 def search(numbers: Iterable[int], modseq: int | None = None) -> bytes:

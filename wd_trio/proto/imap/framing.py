@@ -82,6 +82,11 @@ class Framer:
             return self._overflow(room) if len(self.buffer) >= room else Step.NEED_DATA
         return self._line(line)
 
+    @property
+    def untouched(self) -> bool:
+        """Whether nothing of a command was taken from the buffer yet: it holds all that came of the next one."""
+        return not (self._started or self._skipping or self._skip_bytes or self._collecting >= 0)
+
     def take_frame(self) -> bytes:
         """The whole frame, and no copy of it kept: it may hold a password."""
         frame, self.frame = self.frame, b""

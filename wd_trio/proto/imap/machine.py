@@ -107,6 +107,11 @@ class ImapEngine:
         self._mode = _Mode.IDLE
         return encode.continuation("idling")
 
+    def go_on_idling(self, tag: str) -> None:
+        """Be in the IDLE of that tag, which another engine began: nothing is sent."""
+        self._tag = tag
+        self._mode = _Mode.IDLE
+
     def accept_message(self) -> bytes:
         """Take the offered message: the bytes to send, if any. MessageData follows, or a Reply (tagged BAD)
         when the command does not end after the message."""
@@ -150,6 +155,20 @@ class ImapEngine:
         return len(self._framer.buffer) > 0
 
     buffered = has_input
+
+    @property
+    def resting(self) -> bool:
+        """Whether everything that came was dealt with, and nothing but a new command, or IDLE's end, is awaited."""
+        return (
+            self._framer.untouched and not self._framer.buffer and self._mode in (_Mode.COMMAND, _Mode.IDLE)
+        )
+
+    def take_unread(self) -> bytes | None:
+        """Give up what came and was not dealt with: another engine in the same state would go on with it. None where
+        none could: within an exchange or a message, and behind a literal that was asked for."""
+        if not self._framer.untouched or self._mode not in (_Mode.COMMAND, _Mode.IDLE):
+            return None
+        return self._framer.take_octets(len(self._framer.buffer))
 
     # Octets in, events out.
 

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Final, TypeVar
 
 from wd_trio.errors import Invalid
 from wd_trio.mail import mutf7
 from wd_trio.mail.model import join_keywords, system_flag
 from wd_trio.mail.names import fold_inbox
-from wd_trio.mail.numset import SequenceSet
+from wd_trio.mail.numset import SequenceSet, UidSet
 from wd_trio.proto.imap import grammar
 
 MAX_DEPTH: Final = 32  # parentheses within parentheses
@@ -132,6 +133,13 @@ class Cursor:
             raise BadSyntax("Number is too large")
         return value
 
+    def modseq(self) -> int:
+        """A modseq that a message can have: RFC 7162 §7 mod-sequence-value, 1 … 2^63 - 1."""
+        value = self.number64()
+        if not value:
+            raise BadSyntax("A modseq is at least 1")
+        return value
+
     def astring(self) -> bytes:
         """The octets of an atom (with "]"), a quoted string or a literal."""
         match = grammar.ASTRING_CHARS.match(self.data, self.pos)
@@ -194,6 +202,15 @@ class Cursor:
         if len(items) > MAX_SEQUENCE_ITEMS:
             raise BadSyntax("Message set has too many items")
         return SequenceSet(tuple([_range(item) for item in items]))
+
+    def known_set(self, *, ascending: bool) -> UidSet:
+        """A sequence-set without "*", its items perhaps in any order (RFC 7162 §7 known-uids and its like)."""
+        items = self.sequence_set().items
+        if any(not first or not last for first, last in items):
+            raise BadSyntax('"*" is not allowed there')
+        if ascending and any(later <= last for (_, last), (later, _) in pairwise(items)):
+            raise BadSyntax("Message set does not ascend")
+        return UidSet(items)
 
     def mailbox(self) -> str:
         """A mailbox name as Unicode, INBOX in capitals."""

@@ -45,6 +45,11 @@ def parse_logout(cursor: Cursor) -> commands.Logout:
     return commands.Logout()
 
 
+def parse_starttls(cursor: Cursor) -> commands.StartTls:
+    cursor.end()
+    return commands.StartTls()
+
+
 def parse_unselect(cursor: Cursor) -> commands.Unselect:
     cursor.end()
     return commands.Unselect()

@@ -83,22 +83,28 @@ def _fetch(cursor: Cursor, *, uid: bool) -> Fetch:
         cursor.listed(lambda: _item(cursor, items))
     else:
         _macro_or_item(cursor, items)
-    changed_since = None
+    changed_since, vanished = None, False
     if cursor.at(b" ("):
         cursor.space()
-        changed_since = cursor.listed(lambda: _modifier(cursor))[-1]
+        modifiers = dict(cursor.listed(lambda: _modifier(cursor)))
+        changed_since, vanished = modifiers.get("CHANGEDSINCE"), "VANISHED" in modifiers
+        if vanished and (changed_since is None or not uid):
+            raise BadSyntax("VANISHED goes with UID FETCH and CHANGEDSINCE")
         items.plain["MODSEQ"] = None
     cursor.end()
     bodies, sizes = tuple(items.bodies.values()), tuple(items.binary_sizes)
-    return Fetch(uid, messages, tuple(items.plain), bodies, sizes, changed_since)
+    return Fetch(uid, messages, tuple(items.plain), bodies, sizes, changed_since, vanished)
 
 
-def _modifier(cursor: Cursor) -> int:
-    """CHANGEDSINCE (RFC 7162 §3.1.4.1); 0, which no modseq can be, asks for all."""
-    if cursor.word("Expected a FETCH modifier") != "CHANGEDSINCE":
+def _modifier(cursor: Cursor) -> tuple[str, int]:
+    """CHANGEDSINCE (RFC 7162 §3.1.4.1) with its modseq, or VANISHED (§3.2.6)."""
+    modifier = cursor.word("Expected a FETCH modifier")
+    if modifier == "VANISHED":
+        return modifier, 0
+    if modifier != "CHANGEDSINCE":
         raise BadSyntax("Unknown FETCH modifier")
     cursor.space()
-    return cursor.number64()
+    return modifier, cursor.modseq()
 
 
 def _macro_or_item(cursor: Cursor, items: _Items) -> None:

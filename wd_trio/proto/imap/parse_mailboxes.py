@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from wd_trio.mail.model import SEPARATOR
+from wd_trio.mail.numset import EMPTY, UidSet
 from wd_trio.proto.imap import commands, grammar
 from wd_trio.proto.imap.parse import BadSyntax, Cursor
 
@@ -161,19 +162,52 @@ def _only_mailbox(cursor: Cursor) -> str:
 def _select(cursor: Cursor, *, read_only: bool) -> commands.Select:
     cursor.space()
     mailbox = cursor.mailbox()
-    parameters: list[str] = []
+    parameters: dict[str, commands.Resync | None] = {}
     if cursor.at(b" ("):
         cursor.space()
-        parameters = cursor.listed(lambda: _select_parameter(cursor))
+        parameters = dict(cursor.listed(lambda: _select_parameter(cursor)))
     cursor.end()
-    return commands.Select(mailbox, read_only, condstore=bool(parameters))
+    return commands.Select(mailbox, read_only, "CONDSTORE" in parameters, parameters.get("QRESYNC"))
 
 
-def _select_parameter(cursor: Cursor) -> str:
+def _select_parameter(cursor: Cursor) -> tuple[str, commands.Resync | None]:
+    """CONDSTORE, or QRESYNC with what it brings (RFC 7162 §7)."""
     parameter = cursor.word("Expected a SELECT parameter")
+    if parameter == "QRESYNC":
+        cursor.space()
+        return parameter, _resync(cursor)
     if parameter != "CONDSTORE":
         raise BadSyntax("Unknown SELECT parameter")
-    return parameter
+    return parameter, None
+
+
+def _resync(cursor: Cursor) -> commands.Resync:
+    cursor.open_list()
+    uid_validity = cursor.number64()
+    if not 1 <= uid_validity <= grammar.MAX_NUMBER:
+        raise BadSyntax("Invalid UIDVALIDITY")
+    cursor.space()
+    modseq = cursor.modseq()
+    known, match = None, (EMPTY, EMPTY)
+    if cursor.at(b" ") and not cursor.at(b" ("):
+        cursor.space()
+        known = cursor.known_set(ascending=False)
+    if cursor.at(b" "):
+        cursor.space()
+        match = _sequence_match(cursor)
+    cursor.close_list()
+    return commands.Resync(uid_validity, modseq, known, match)
+
+
+def _sequence_match(cursor: Cursor) -> tuple[UidSet, UidSet]:
+    cursor.open_list()
+    numbers = cursor.known_set(ascending=True)
+    cursor.space()
+    uids = cursor.known_set(ascending=True)
+    cursor.close_list()
+    if len(numbers) != len(uids):
+        raise BadSyntax("Message numbers and uids do not pair")
+    return numbers, uids
 
 
 def _option(cursor: Cursor, known: frozenset[str]) -> str:

@@ -44,6 +44,7 @@ COMMANDS: Final[Mapping[str, Rule]] = {
     "NOOP": Rule(p.parse_noop, ANY),
     "LOGOUT": Rule(p.parse_logout, ANY),
     "ID": Rule(p.parse_id, ANY),
+    "STARTTLS": Rule(p.parse_starttls, BEFORE),
     "LOGIN": Rule(p.parse_login, BEFORE),
     "AUTHENTICATE": Rule(p.parse_authenticate, BEFORE),
     "ENABLE": Rule(p.parse_enable, AFTER),

@@ -66,11 +66,16 @@ class Help:
 
 
 @dataclass(frozen=True, slots=True)
+class StartTls:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
 class Quit:
     pass
 
 
-Command: TypeAlias = Lhlo | Mail | Rcpt | Data | Rset | Noop | Vrfy | Help | Quit
+Command: TypeAlias = Lhlo | Mail | Rcpt | Data | Rset | Noop | Vrfy | Help | StartTls | Quit
 
 
 class Refused(Exception):
@@ -219,5 +224,6 @@ PARSERS: Final[Mapping[str, Callable[[str], Command]]] = {
     "NOOP": lambda text: Noop(),  # RFC 5321 §4.1.1.9: an argument is ignored
     "VRFY": _vrfy,
     "HELP": lambda text: Help(),
+    "STARTTLS": _bare(StartTls()),
     "QUIT": _bare(Quit()),
 }

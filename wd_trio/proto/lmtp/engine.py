@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from wd_trio.proto.lmtp import replies
-from wd_trio.proto.lmtp.commands import Command, Data, Mail, Rcpt, Refused, parse
+from wd_trio.proto.lmtp.commands import Command, Data, Mail, Rcpt, Refused, StartTls, parse
 from wd_trio.proto.lmtp.events import NEED_DATA, CommandEvent, Event, Fatal, MessageData, Reply
 from wd_trio.proto.lmtp.framing import Line, StreamBuffer
 from wd_trio.proto.lmtp.states import REFUSALS, TRANSITIONS, State
 
 _SMTP_HELLOS: Final = frozenset({b"EHLO", b"HELO"})
-_NOT_OFFERED: Final = frozenset({b"STARTTLS", b"AUTH", b"EXPN", b"ETRN", b"TURN", b"SEND", b"SOML", b"SAML"})
+_NOT_OFFERED: Final = frozenset({b"AUTH", b"EXPN", b"ETRN", b"TURN", b"SEND", b"SOML", b"SAML"})
 _HTTP: Final = frozenset({b"GET", b"POST", b"PUT", b"HEAD", b"OPTIONS", b"CONNECT", b"DELETE", b"PATCH"})
 
 
@@ -39,8 +39,10 @@ class EngineOptions:
 class LmtpEngine:
     """One connection's protocol state."""
 
-    def __init__(self, options: EngineOptions | None = None) -> None:
+    def __init__(self, options: EngineOptions | None = None, *, starttls: bool = False) -> None:
+        """`starttls`: whether TLS may begin on this connection."""
         self._options = options or EngineOptions()
+        self.starttls = starttls
         self._buffer = StreamBuffer(self._options.max_line_bytes)
         self._pending: Command | None = None
         self._asked = 0
@@ -52,6 +54,20 @@ class LmtpEngine:
     def buffered_bytes(self) -> int:
         """Input that no event has taken yet."""
         return len(self._buffer)
+
+    @property
+    def movable(self) -> bool:
+        """Whether another engine could go on from `state` and the input that no event has taken: between two
+        transactions, and not within a line that is skipped."""
+        return self.state in (State.CONNECTED, State.READY) and not self._buffer.skipping
+
+    def resume(self, *, greeted: bool) -> None:
+        """Go on, with nothing fed yet, where another engine stood between transactions; `greeted`: after LHLO."""
+        self.state = State.READY if greeted else State.CONNECTED
+
+    def take_unread(self) -> bytes:
+        """The input that no event has taken, which is then another engine's."""
+        return self._buffer.take_all()
 
     def receive(self, data: bytes) -> None:
         """Store input. Pull events until NEED_DATA before the next call: that is what bounds the memory."""
@@ -100,6 +116,8 @@ class LmtpEngine:
             name, command = parse(line.data)
         except Refused as refused:
             return self._not_a_command(line, refused)
+        if isinstance(command, StartTls) and not self.starttls:
+            return self._refuse(replies.NOT_IMPLEMENTED)
         if self.state not in TRANSITIONS[type(command)]:
             return self._refuse(replies.reply(503, "5.5.1", REFUSALS[type(command), self.state]))
         if isinstance(command, Mail) and command.size > self._options.max_message_bytes:

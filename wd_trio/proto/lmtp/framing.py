@@ -51,6 +51,17 @@ class StreamBuffer:
         self._searched = max(self._searched - self._start, 0)
         self._start = 0
 
+    @property
+    def skipping(self) -> bool:
+        """Whether what comes next is the rest of a line that is too long."""
+        return self._skipping
+
+    def take_all(self) -> bytes:
+        """Everything, whatever it is."""
+        data = self._data[self._start :]
+        self.clear()
+        return data
+
     def clear(self) -> None:
         self._data, self._start, self._searched = b"", 0, 0
 

@@ -26,11 +26,10 @@ def greeting(hostname: str) -> bytes:
     return multiline(220, (f"{hostname} LMTP wd-trio",))
 
 
-def capabilities(hostname: str, message_bytes: int) -> bytes:
-    """The answer to LHLO."""
-    return multiline(
-        250, (hostname, "PIPELINING", "ENHANCEDSTATUSCODES", "8BITMIME", "SMTPUTF8", f"SIZE {message_bytes}")
-    )
+def capabilities(hostname: str, message_bytes: int, *, starttls: bool = False) -> bytes:
+    """The answer to LHLO; STARTTLS is offered where TLS may begin."""
+    names = ("PIPELINING", "ENHANCEDSTATUSCODES", "8BITMIME", "SMTPUTF8", f"SIZE {message_bytes}")
+    return multiline(250, (hostname, *names, *(("STARTTLS",) if starttls else ())))
 
 
 OK: Final = reply(250, "2.0.0", "OK")
@@ -38,6 +37,8 @@ SENDER_OK: Final = reply(250, "2.1.0", "Sender OK")
 RECIPIENT_OK: Final = reply(250, "2.1.5", "Recipient OK")
 GO_AHEAD: Final = b"354 Send the message, end with <CRLF>.<CRLF>\r\n"
 BYE: Final = reply(221, "2.0.0", "Bye")
+BEGIN_TLS: Final = reply(220, "2.0.0", "Begin TLS now")
+NOT_IN_CLEAR: Final = reply(554, "5.5.1", "Nothing may follow STARTTLS in clear")
 CANNOT_VERIFY: Final = reply(252, "2.0.0", "RCPT will tell")
 HELP: Final = reply(214, "2.0.0", "LHLO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT")
 

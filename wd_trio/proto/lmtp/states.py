@@ -10,7 +10,19 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Final
 
-from wd_trio.proto.lmtp.commands import Command, Data, Help, Lhlo, Mail, Noop, Quit, Rcpt, Rset, Vrfy
+from wd_trio.proto.lmtp.commands import (
+    Command,
+    Data,
+    Help,
+    Lhlo,
+    Mail,
+    Noop,
+    Quit,
+    Rcpt,
+    Rset,
+    StartTls,
+    Vrfy,
+)
 
 
 class State(Enum):
@@ -33,6 +45,7 @@ TRANSITIONS: Final[Mapping[type[Command], Mapping[State, State]]] = {
     Noop: {_C: _C, _I: _I, _M: _M, _R: _R},
     Vrfy: {_C: _C, _I: _I, _M: _M, _R: _R},
     Help: {_C: _C, _I: _I, _M: _M, _R: _R},
+    StartTls: {_I: _C},  # LHLO is to be said again (RFC 3207 §4.2)
     Quit: {_C: _X, _I: _X, _M: _X, _R: _X},
 }
 
@@ -48,4 +61,7 @@ REFUSALS: Final[Mapping[tuple[type[Command], State], str]] = {
     (Data, _C): _GREET,
     (Data, _I): _NO_MAIL,
     (Data, _M): "No valid recipients",
+    (StartTls, _C): _GREET,
+    (StartTls, _M): "A transaction is open already",
+    (StartTls, _R): "A transaction is open already",
 }

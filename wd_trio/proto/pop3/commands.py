@@ -49,6 +49,11 @@ class Capa:
 
 
 @dataclass(frozen=True, slots=True)
+class Stls:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
 class Stat:
     pass
 
@@ -97,7 +102,7 @@ class Quit:
 
 
 Command: TypeAlias = (
-    User | Pass | Auth | LogIn | Capa | Stat | List | Uidl | Retr | Top | Dele | Rset | Noop | Quit
+    User | Pass | Auth | LogIn | Capa | Stls | Stat | List | Uidl | Retr | Top | Dele | Rset | Noop | Quit
 )
 
 
@@ -204,6 +209,7 @@ PARSERS: Final[Mapping[str, Callable[[str], Command]]] = {
     "PASS": _pass,
     "AUTH": _auth,
     "CAPA": _bare(Capa()),
+    "STLS": _bare(Stls()),
     "STAT": _bare(Stat()),
     "LIST": _one_or_all(List),
     "UIDL": _one_or_all(Uidl),

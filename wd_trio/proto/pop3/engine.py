@@ -19,11 +19,11 @@ from wd_trio.errors import Invalid
 from wd_trio.proto import sasl
 from wd_trio.proto.buffer import InputBuffer
 from wd_trio.proto.pop3 import replies
-from wd_trio.proto.pop3.commands import Auth, Command, LogIn, Pass, Refused, User, parse
+from wd_trio.proto.pop3.commands import Auth, Command, LogIn, Pass, Refused, Stls, User, parse
 from wd_trio.proto.pop3.events import NEED_DATA, CommandEvent, Event, Fatal, NeedData, Reply
 from wd_trio.proto.pop3.states import TRANSITIONS, State, refusal
 
-_NOT_OFFERED: Final = frozenset({b"APOP", b"STLS", b"UTF8", b"LANG", b"LAST", b"RPOP"})
+_NOT_OFFERED: Final = frozenset({b"APOP", b"UTF8", b"LANG", b"LAST", b"RPOP"})
 _HTTP: Final = frozenset({b"GET", b"POST", b"PUT", b"HEAD", b"OPTIONS", b"CONNECT", b"DELETE", b"PATCH"})
 
 
@@ -37,11 +37,15 @@ class EngineOptions:
 
 
 class Pop3Engine:
-    """One connection's protocol state. `passwords`: whether they may be sent over this connection."""
+    """One connection's protocol state. `passwords`: whether they may be sent over this connection; `stls`: whether
+    TLS may begin on it."""
 
-    def __init__(self, options: EngineOptions | None = None, *, passwords: bool = True) -> None:
+    def __init__(
+        self, options: EngineOptions | None = None, *, passwords: bool = True, stls: bool = False
+    ) -> None:
         self._options = options or EngineOptions()
         self._passwords = passwords
+        self._stls = stls
         self._buffer = InputBuffer()
         self._skipping = False
         self._next: State | None = None
@@ -54,6 +58,30 @@ class Pop3Engine:
     def buffered_bytes(self) -> int:
         """Input that no event has taken yet."""
         return len(self._buffer)
+
+    @property
+    def movable(self) -> bool:
+        """Whether another engine could go on from `state`, `name` and the input that no event has taken: not within
+        AUTH's exchange, nor within a line that is skipped."""
+        return not self._asked and not self._skipping
+
+    @property
+    def name(self) -> str:
+        """What USER named, in the state NAMED; "" in others."""
+        return self._name if self.state is State.NAMED else ""
+
+    def resume(self, state: State, name: str = "") -> None:
+        """Go on, with nothing fed yet, where another engine stood: in AUTHORIZATION, NAMED or TRANSACTION."""
+        self.state, self._name = state, name
+
+    def take_unread(self) -> bytes:
+        """The input that no event has taken, which is then another engine's."""
+        return self._buffer.take(len(self._buffer))
+
+    def secured(self) -> None:
+        """TLS has begun (RFC 2595 §4): passwords may be sent, and what was said before counts no more."""
+        self._passwords, self._stls, self._name = True, False, ""
+        self.state = State.AUTHORIZATION
 
     def receive(self, data: bytes) -> None:
         """Store input. Pull events until NEED_DATA before the next call: that is what bounds the memory."""
@@ -105,6 +133,8 @@ class Pop3Engine:
         if target is None:
             return self._refuse(replies.err(refusal(type(command), self.state)))
         match command:
+            case Stls() if not self._stls:
+                return self._refuse(replies.NOT_OFFERED)
             case User(name=username):
                 return self._user(username)
             case Auth():

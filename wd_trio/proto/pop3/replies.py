@@ -27,13 +27,15 @@ def greeting(hostname: str) -> bytes:
     return ok(f"{hostname} ready")
 
 
-def capabilities(*, passwords: bool) -> bytes:
-    """The answer to CAPA, the same before and after log-in (RFC 2449 §5). USER and SASL are offered where `passwords`
-    may be sent."""
+def capabilities(*, passwords: bool, stls: bool = False) -> bytes:
+    """The answer to CAPA, the same before and after log-in but for STLS (RFC 2449 §5). USER and SASL are offered
+    where `passwords`
+    may be sent, STLS where TLS may begin."""
     names = [
         "TOP",
         "UIDL",
         *(["USER", "SASL PLAIN"] if passwords else []),
+        *(["STLS"] if stls else []),
         "RESP-CODES",
         "AUTH-RESP-CODE",
         "PIPELINING",
@@ -51,6 +53,7 @@ def mechanisms(*, passwords: bool) -> bytes:
 END: Final = b".\r\n"
 CHALLENGE: Final = b"+ \r\n"
 
+BEGIN_TLS: Final = ok("Begin TLS now")
 NAME_TAKEN: Final = ok("Now the password")
 LOGGED_IN: Final = ok("Logged in")
 MARKED: Final = ok("Marked to be deleted")
@@ -64,8 +67,11 @@ MARKED_ALREADY: Final = err("The message is marked to be deleted")
 GONE: Final = err("The message is gone")
 NOT_REMOVED: Final = err("Some messages were not removed, try again later", "SYS/TEMP")
 DRAINING: Final = err("The server is going down, connect again", "SYS/TEMP")
+INTERRUPTED: Final = err("Trouble on our side, try that again", "SYS/TEMP")
+LOST: Final = err("The session cannot go on, connect again", "SYS/TEMP")
 KICKED: Final = err("The session was ended")
 
+NOT_IN_CLEAR: Final = err("Nothing may follow STLS in clear")
 NEEDS_TLS: Final = err("TLS is required before passwords are sent", "AUTH")
 NOT_FOR_OTHERS: Final = err("Acting for other users is not offered", "AUTH")
 BAD_RESPONSE: Final = err("Malformed response")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final
@@ -35,8 +37,14 @@ class ImapOptions:
     login_timeout_s: float = 180.0
     idle_timeout_s: float = 1800.0
     keepalive_s: float = 120.0
+    park_after_s: float = 5.0
+    """How long a connection that is quiet keeps its task. One in IDLE parks at once; inf: neither ever parks."""
+    clock: Callable[[], float] = time.monotonic
+    """What the deadlines in slots are told by: one clock for all processes of a machine."""
     bad_commands: int = 20
     failed_logins: int = 5
+    starttls: bool = False
+    """Whether there is a certificate to begin TLS with."""
     trusted_networks: tuple[IPv4Network | IPv6Network, ...] = ()
 
     def may_log_in(self, peer: Peer) -> bool:

@@ -1,5 +1,8 @@
 """Serving an IMAP connection: pull an event, do it, answer in one write, and only then wait for more.
 
+A connection comes new, or from where its slot says it stands (resume.py); it ends, or goes on elsewhere: with another
+worker when this one is replaced, in the lot (servers/parking.py) when its client is quiet.
+
 Handlers (handlers/) are found by the type of the command; a domain error becomes a tagged NO here, once.
 """
 
@@ -17,23 +20,49 @@ from wd_trio.errors import WdError
 from wd_trio.proto.imap import encode
 from wd_trio.proto.imap.events import AppendEvent, CommandEvent, Fatal, Reply
 from wd_trio.proto.imap.machine import State
-from wd_trio.servers.driver import Connection, Draining, IdleTooLong, Kicked
+from wd_trio.servers.driver import (
+    MOVED,
+    PARKED,
+    Connection,
+    ConnectionOver,
+    Draining,
+    IdleTooLong,
+    Kicked,
+    Moving,
+    Quiet,
+)
 from wd_trio.servers.imap import errors as wire
 from wd_trio.servers.imap.handlers import HANDLERS, append
+from wd_trio.servers.imap.handlers.idle import go_on_idling
 from wd_trio.servers.imap.options import PROTOCOL, ImapOptions, ImapServices
-from wd_trio.servers.imap.session import ImapSession, MailboxLost
+from wd_trio.servers.imap.resume import EngineAway, OutcomeUnknown, resume
+from wd_trio.servers.imap.session import ImapSession, Lot, MailboxLost
+from wd_trio.servers.slots import Phase
 
 log = structlog.get_logger()
 
 EVENTS_BETWEEN_CHECKPOINTS: Final = 32  # one read may hold thousands of commands: others want their turn
 
+LAST_WORDS: Final[dict[type[ConnectionOver], tuple[str, str]]] = {
+    Draining: ("UNAVAILABLE", "Server is going down, connect again"),
+    Kicked: ("", "Session ended by the administrator"),
+    IdleTooLong: ("", "Disconnected for inactivity"),
+    MailboxLost: ("", "The selected mailbox is gone, connect again"),
+    EngineAway: ("UNAVAILABLE", "The store does not answer, connect again"),
+    OutcomeUnknown: ("UNAVAILABLE", "What became of the last command is not known, connect again"),
+}
+"""The code and text of the BYE for each of the ends that are no fault of the connection."""
+
 CommandHandler: TypeAlias = Callable[[ImapSession, str, Any], Awaitable[None]]
 
 
-async def serve_imap(connection: Connection, services: ImapServices, options: ImapOptions) -> str:
-    """Serve one IMAP connection to its end; the reason in a fixed word."""
+async def serve_imap(
+    connection: Connection, services: ImapServices, options: ImapOptions, lot: Lot | None = None
+) -> str:
+    """Serve one IMAP connection to its end, or until it goes on elsewhere; the reason in a fixed word. Without a
+    `lot` it never parks."""
     tally = telemetry.open_tally(PROTOCOL)
-    session = ImapSession(connection, services, options)
+    session = ImapSession(connection, services, options, lot)
     try:
         return await _run(session)
     finally:
@@ -43,23 +72,34 @@ async def serve_imap(connection: Connection, services: ImapServices, options: Im
 
 async def _run(session: ImapSession) -> str:
     """Serve until the end; why it ended, in a fixed word."""
-    greeting = f"{session.options.hostname} ready"
-    session.write(encode.ok(greeting, "CAPABILITY " + " ".join(session.capabilities())))
+    resumed = session.connection.slot.phase == Phase.ARRIVED
     try:
+        if resumed:
+            greeting = f"{session.options.hostname} ready"
+            session.write(encode.ok(greeting, "CAPABILITY " + " ".join(session.capabilities())))
+        else:
+            await resume(session)
+            resumed = True
+            _count(telemetry.RESUMING)
+        if session.idle_tag:
+            await go_on_idling(session)
+            if session.lost:
+                raise MailboxLost
         while True:
             for _ in range(EVENTS_BETWEEN_CHECKPOINTS):
                 reason = await _one_event(session)
                 if reason:
                     return await _part(session, reason)
             await trio.lowlevel.checkpoint()
-    except Draining as over:
-        return await _bye(session, over.reason, "UNAVAILABLE", "Server is going down, connect again")
-    except Kicked as over:
-        return await _bye(session, over.reason, "", "Session ended by the administrator")
-    except IdleTooLong as over:
-        return await _bye(session, over.reason, "", "Disconnected for inactivity")
-    except MailboxLost as over:
-        return await _bye(session, over.reason, "", "The selected mailbox is gone, connect again")
+    except Moving:
+        session.leave(MOVED, resumed=resumed)
+        return MOVED
+    except Quiet:
+        session.leave(PARKED)
+        return PARKED
+    except tuple(LAST_WORDS) as over:
+        session.write(last_words(over))
+        return await _part(session, over.reason)
 
 
 async def _one_event(session: ImapSession) -> str:
@@ -68,6 +108,7 @@ async def _one_event(session: ImapSession) -> str:
         case CommandEvent():
             await _command(session, event)
         case AppendEvent():
+            session.begin(event.tag, type(event.command))
             await _guarded(session, event.tag, "APPEND", append.handle_append, event)
         case Reply(data=data, bad=bad):
             session.write(data)
@@ -89,6 +130,7 @@ async def _one_event(session: ImapSession) -> str:
 
 async def _command(session: ImapSession, event: CommandEvent) -> None:
     session.bad_commands = 0
+    session.begin(event.tag, type(event.command))
     await _guarded(session, event.tag, event.name, HANDLERS[type(event.command)], event.command)
 
 
@@ -109,13 +151,15 @@ async def _guarded(
         )
         session.no(tag, text, code)
     session.touch()
+    session.heard_at = trio.current_time()
     await session.flush_if_full()
     observe(name, perf_counter() - begun)
 
 
-async def _bye(session: ImapSession, reason: str, code: str, text: str) -> str:
-    session.write(encode.bye(text, code))
-    return await _part(session, reason)
+def last_words(over: ConnectionOver) -> bytes:
+    """The BYE for one of LAST_WORDS."""
+    code, text = LAST_WORDS[type(over)]
+    return encode.bye(text, code)
 
 
 async def _part(session: ImapSession, reason: str) -> str:
@@ -134,6 +178,10 @@ def observe(name: str, seconds: float) -> None:
     if child is None:
         child = _durations[name] = telemetry.request_seconds.labels(PROTOCOL, name)
     child.observe(seconds)
+    _count(name)
+
+
+def _count(name: str) -> None:
     tally = telemetry.tally.get()
     if tally is not None:
         tally.count(name)

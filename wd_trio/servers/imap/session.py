@@ -7,8 +7,9 @@ store, the view is four integers.
 
 from __future__ import annotations
 
+import math
 from dataclasses import astuple
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, Protocol
 
 import structlog
 import trio
@@ -17,15 +18,19 @@ from wd_trio.errors import NotFound, Outdated, Unavailable
 from wd_trio.proto.imap import encode
 from wd_trio.proto.imap.events import Event, NeedData
 from wd_trio.proto.imap.machine import ImapEngine
-from wd_trio.servers.driver import Connection, ConnectionOver, PeerLost
+from wd_trio.servers.driver import PARKED, Connection, ConnectionOver, Draining, Moving, PeerLost
 from wd_trio.servers.imap.options import ImapOptions, ImapServices
 from wd_trio.servers.imap.selected import Selected
+from wd_trio.servers.imap.standing import Keeper
+from wd_trio.servers.slots import TAG_BYTES, Progress
 from wd_trio.service.auth import Login
 from wd_trio.service.sessions import Session
 
 log = structlog.get_logger()
 
 OUTPUT_BYTES: Final = 64 << 10
+_READING: Final = int(Progress.READING)
+_SAYING: Final = int(Progress.SAYING)
 
 CAPABILITIES: Final = (
     "IMAP4rev1",
@@ -44,6 +49,7 @@ CAPABILITIES: Final = (
     "LIST-EXTENDED",
     "LIST-STATUS",
     "CONDSTORE",
+    "QRESYNC",
     "ESEARCH",
     "WITHIN",
     "BINARY",
@@ -54,6 +60,11 @@ CAPABILITIES: Final = (
 )
 
 
+def offered(options: ImapOptions) -> tuple[str, ...]:
+    """The capabilities of a client that has logged in."""
+    return (*CAPABILITIES, f"APPENDLIMIT={options.engine.max_message_bytes}")
+
+
 class MailboxLost(ConnectionOver):
     """The selected mailbox is gone, or changed beyond what the journal can tell: numbers cannot be kept right."""
 
@@ -61,11 +72,23 @@ class MailboxLost(ConnectionOver):
         super().__init__("mailbox lost")
 
 
+class Lot(Protocol):
+    """Where connections that are quiet may park."""
+
+    def quiet_s(self, *, idling: bool) -> float:
+        """How long a connection that says nothing is to keep its task."""
+        ...
+
+
 class ImapSession:
     """The state of one connection and its one output buffer; handlers are its friends."""
 
-    def __init__(self, connection: Connection, services: ImapServices, options: ImapOptions) -> None:
+    def __init__(
+        self, connection: Connection, services: ImapServices, options: ImapOptions, lot: Lot | None = None
+    ) -> None:
         self.connection = connection
+        self.keeper = Keeper(connection.slot)
+        self.lot = lot
         self.services = services
         self.options = options
         self.engine = ImapEngine(options.engine)
@@ -77,8 +100,11 @@ class ImapSession:
         self.failed_logins = 0
         self.idle_tag = ""
         self.condstore = False
+        self.qresync = False  # condstore, too, where this is set
         self.lost = False  # the selected mailbox
-        self._login_until = trio.current_time() + options.login_timeout_s
+        self.heard_at = trio.current_time()
+        """When the client said something, or was last answered."""
+        self.login_until = self.heard_at + options.login_timeout_s
         self.bad_commands = 0
         self._out: list[bytes] = []
         self._out_bytes = 0
@@ -94,7 +120,12 @@ class ImapSession:
         if not self.condstore:
             self.condstore = True
             if self.selected is not None:
-                self.write(encode.ok("Highest", f"HIGHESTMODSEQ {self.selected.view.known}"))
+                self.write(encode.ok("Highest", f"HIGHESTMODSEQ {self.selected.view.settled}"))
+
+    def enable_qresync(self) -> None:
+        """From now on what is gone is told by uid (RFC 7162 §3.2.3)."""
+        self.enable_condstore()
+        self.qresync = True
 
     # Output
 
@@ -116,46 +147,137 @@ class ImapSession:
             await self.flush()
 
     def ok(self, tag: str, text: str, code: str = "") -> None:
-        self.write(encode.tagged(tag, "OK", text, code))
+        self._tagged(tag, "OK", text, code)
 
     def no(self, tag: str, text: str, code: str = "") -> None:
-        self.write(encode.tagged(tag, "NO", text, code))
+        self._tagged(tag, "NO", text, code)
 
     def bad(self, tag: str, text: str) -> None:
-        self.write(encode.tagged(tag, "BAD", text))
+        self._tagged(tag, "BAD", text, "")
+
+    def _tagged(self, tag: str, status: str, text: str, code: str) -> None:
+        if self.condstore and self.selected is not None:
+            modseq = self.selected.stand(by_uid=self.qresync)
+            if modseq:
+                self.write(encode.ok("Highest", f"HIGHESTMODSEQ {modseq}"))
+        self.write(encode.tagged(tag, status, text, code))
+
+    def removal_code(self) -> str:
+        """The code of a tagged OK behind which messages are gone (RFC 7162 §3.2.7): up to where the client knows
+        all. Empty without QRESYNC."""
+        if not self.qresync or self.selected is None:
+            return ""
+        return f"HIGHESTMODSEQ {self.selected.stand(by_uid=True) or self.selected.view.settled}"
 
     def capabilities(self) -> tuple[str, ...]:
         """What is offered in the present state."""
-        offered = (*CAPABILITIES, f"APPENDLIMIT={self.options.engine.max_message_bytes}")
+        after_login = offered(self.options)
         if self.login is not None:
-            return offered
-        if self.options.may_log_in(self.connection.peer):
-            return (*offered, "AUTH=PLAIN")
-        return (*offered, "LOGINDISABLED")
+            return after_login
+        log_in = "AUTH=PLAIN" if self.options.may_log_in(self.connection.peer) else "LOGINDISABLED"
+        return (*after_login, *(("STARTTLS",) if self.offers_tls else ()), log_in)
+
+    @property
+    def offers_tls(self) -> bool:
+        """Whether STARTTLS may be said: there is a certificate, and no TLS yet."""
+        return self.options.starttls and self.connection.can_upgrade
 
     # Input
 
+    @property
+    def time_left_s(self) -> float:
+        """How long the client may still say nothing: since it did, or since the beginning where it has to log in,
+        however slowly that drips in."""
+        until = self.login_until if self.login is None else self.heard_at + self.options.idle_timeout_s
+        return max(0.0, until - trio.current_time())
+
+    @property
+    def until_s(self) -> int:
+        """When that time is over, as slots tell it."""
+        return math.ceil(self.options.clock() + self.time_left_s)
+
     async def pull(
-        self, *, timeout_s: float | None = None, wakeable: bool = False, through_drain: bool = False
+        self,
+        *,
+        timeout_s: float | None = None,
+        wakeable: bool = False,
+        within: bool = False,
+        through_drain: bool = False,
     ) -> Event | None:
-        """The next event, reading as needed; None when woken. PeerLost at the end of the stream."""
-        if timeout_s is None:
-            timeout_s = self.options.idle_timeout_s
+        """The next event, reading as needed; None when woken. `within`: a command that is in progress awaits it, so
+        this is not where the connection could go on elsewhere. PeerLost at the end of the stream; Moving and Quiet
+        when another task is to go on, for which all is settled then."""
+        engine = self.engine
         while True:
-            event = self.engine.next_event()
+            event = engine.next_event()
             if not isinstance(event, NeedData):
                 return event
             await self.flush()
-            if self.login is None:  # one deadline for all that comes before, however slowly it drips in
-                timeout_s = max(0.0, self._login_until - trio.current_time())
-            data = await self.connection.receive(
-                timeout_s=timeout_s, wakeable=wakeable, through_drain=through_drain
-            )
+            quiet_s = math.inf
+            if not within:
+                resting = engine.resting
+                self.keeper.settle(self, 0 if resting else _READING)
+                if resting and self.can_park:
+                    assert self.lot is not None  # can_park says so
+                    quiet_s = self.lot.quiet_s(idling=engine.idling)
+            try:
+                data = await self.connection.receive(
+                    timeout_s=self.time_left_s if timeout_s is None else timeout_s,
+                    wakeable=wakeable,
+                    through_drain=through_drain,
+                    quiet_s=quiet_s,
+                )
+            except Moving:
+                if len(self.idle_tag) > TAG_BYTES:  # which its slot cannot tell
+                    raise Draining from None
+                unread = None if within else engine.take_unread()
+                if unread is not None:
+                    self.connection.unread = unread + self.connection.unread
+                    raise
+                through_drain = True
+                continue
             if data is None:
                 return None
             if not data:
                 raise PeerLost("closed")
-            self.engine.receive(data)
+            self.heard_at = trio.current_time()
+            engine.receive(data)
+
+    @property
+    def can_park(self) -> bool:
+        """Whether a slot and a descriptor would do, were there nothing to do for a while."""
+        return (
+            self.lot is not None
+            and self.record is not None
+            and self.connection.can_leave
+            and len(self.idle_tag) <= TAG_BYTES
+        )
+
+    def begin(self, tag: str, kind: type) -> None:
+        """A command of that type is about to be handled."""
+        self.keeper.begin(tag, kind, alone=not self._out and self.engine.resting)
+
+    def settle_within(self) -> None:
+        """The last octets of a command came in an exchange with the client: what was said until then is said."""
+        progress = self.connection.slot.progress & ~_SAYING
+        if not self._out:
+            self.keeper.settle(self, progress & ~_READING if self.engine.resting else progress)
+
+    def leave(self, why: str, *, resumed: bool = True) -> None:
+        """Let the connection go on elsewhere, and let go of what this object holds for it. Where it was not yet
+        `resumed`, the slot stays as it came."""
+        slot, unread = self.connection.slot, self.connection.unread
+        if resumed:
+            slot.until_s = self.until_s
+            if unread:
+                slot.progress = _READING
+        if self.selected is not None:
+            self.selected.close()
+        if self.record is not None:
+            sessions = self.services.sessions
+            sessions.park(self.record) if why == PARKED else sessions.let_go(self.record)
+        self.selected = self.record = None
+        self.connection.leave(why, unread)
 
     async def break_off(self, last_words: bytes) -> NoReturn:
         """The stream cannot be followed in the middle of a command: say so and end the connection."""
@@ -182,7 +304,7 @@ class ImapSession:
         except Unavailable as error:
             # The command has done its work: its answer must not say otherwise. The news keep.
             log.warning("news not read", connection=self.connection.peer.id, error=str(error))
-        for line in self.selected.tell(may_expunge=may_expunge, modseq=self.condstore):
+        for line in self.selected.tell(may_expunge=may_expunge, modseq=self.condstore, by_uid=self.qresync):
             self.write(line)
             await self.flush_if_full()
 
@@ -195,9 +317,8 @@ class ImapSession:
 
     def describe(self) -> tuple[str, dict[str, Any]]:
         """Where the connection stands, for the session's document: what is selected, and what a resume needs."""
-        enabled = [
-            name for name, on in (("CONDSTORE", self.condstore), ("UTF8=ACCEPT", self.engine.utf8)) if on
-        ]
+        switches = ("CONDSTORE", self.condstore), ("QRESYNC", self.qresync), ("UTF8=ACCEPT", self.engine.utf8)
+        enabled = [name for name, on in switches if on]
         state: dict[str, Any] = {"enabled": enabled, "idle": self.idle_tag or None}
         if self.selected is None:
             return "", state

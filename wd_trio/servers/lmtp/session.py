@@ -8,6 +8,9 @@
 - A drain ends the session with 421 at the next read outside DATA; a message on its way is finished and answered
   first. A peer that vanishes before the dot has delivered nothing; one that vanishes after it may find the message
   delivered and send it again: LMTP knows no better.
+- Where another worker can go on, the connection leaves between two transactions instead of being told 421: the slot
+  (servers/slots.py) says whether LHLO was said, and by whom, and nothing else is to be known then. Within a
+  transaction the connection is FIXED, and closed when its worker dies: the MTA sends the message again.
 - The spool is closed on every way out.
 """
 
@@ -22,11 +25,25 @@ import trio
 
 from wd_trio import errors, telemetry
 from wd_trio.proto.lmtp import replies
-from wd_trio.proto.lmtp.commands import PARSERS, Command, Data, Help, Lhlo, Mail, Noop, Quit, Rcpt, Rset, Vrfy
+from wd_trio.proto.lmtp.commands import (
+    PARSERS,
+    Command,
+    Data,
+    Help,
+    Lhlo,
+    Mail,
+    Noop,
+    Quit,
+    Rcpt,
+    Rset,
+    StartTls,
+    Vrfy,
+)
 from wd_trio.proto.lmtp.engine import EngineOptions, LmtpEngine
 from wd_trio.proto.lmtp.events import CommandEvent, Fatal, MessageData, NeedData, Reply
-from wd_trio.servers.driver import Connection, ConnectionOver, Draining, IdleTooLong
+from wd_trio.servers.driver import MOVED, Connection, ConnectionOver, Draining, IdleTooLong, Moving
 from wd_trio.servers.lmtp.errors import data_reply, error_reply
+from wd_trio.servers.slots import TAG_BYTES, Phase, Progress, Standing
 from wd_trio.service.delivery import Delivery
 from wd_trio.service.recipients import Recipient
 from wd_trio.service.spool import MEMORY_BYTES, Spool
@@ -49,6 +66,8 @@ class LmtpOptions:
     message_bytes: int = 64 << 20
     recipients: int = 1000
     spool_memory_bytes: int = MEMORY_BYTES
+    starttls: bool = False
+    """Whether there is a certificate to begin TLS with."""
 
 
 async def serve_lmtp(connection: Connection, services: LmtpServices, options: LmtpOptions) -> str:
@@ -76,9 +95,15 @@ class _Session:
         self._engine = LmtpEngine(
             EngineOptions(max_message_bytes=options.message_bytes, max_recipients=options.recipients)
         )
-        self._out = bytearray(replies.greeting(options.hostname))
-        self._capabilities = replies.capabilities(options.hostname, options.message_bytes)
-        self._lhlo = ""
+        self._out = bytearray()
+        self._capabilities = b""
+        self._offer()
+        slot = connection.slot
+        self._lhlo = slot.tag
+        if slot.phase == Phase.ARRIVED:
+            self._out += replies.greeting(options.hostname)
+        else:
+            self._engine.resume(greeted=slot.has(Standing.HELLO))
         self._mail = Mail("")
         self._recipients: list[Recipient] = []
         self._tally = telemetry.open_tally("lmtp")
@@ -86,6 +111,8 @@ class _Session:
     async def run(self) -> str:
         try:
             return await self._serve()
+        except Moving:
+            return await self._move()
         except Draining:
             return await self._last_words(replies.DRAINING, "drain")
         except IdleTooLong:
@@ -93,6 +120,7 @@ class _Session:
 
     async def _serve(self) -> str:
         while True:
+            self._heed_move()
             match self._engine.next_event():
                 case NeedData():
                     if not await self._receive():
@@ -104,6 +132,8 @@ class _Session:
                     if isinstance(event.command, Quit):
                         await self._flush()
                         return "quit"
+                    if isinstance(event.command, StartTls) and not await self._upgrade():
+                        return await self._last_words(replies.NOT_IN_CLEAR, "protocol")
                     if not isinstance(event.command, Data):
                         _seconds[event.name].observe(time.perf_counter() - begun)
                 case Reply(data):
@@ -119,12 +149,47 @@ class _Session:
     async def _receive(self, *, through_drain: bool = False) -> bool:
         """Send what is pending, then read more; False at the end of the stream."""
         await self._flush()
+        self._settle()
+        self._heed_move()
         connection, timeout_s = self._connection, self._options.idle_timeout_s
-        data = await connection.receive(timeout_s=timeout_s, through_drain=through_drain)
+        through_drain = through_drain or connection.moving  # until the transaction is over
+        try:
+            data = await connection.receive(timeout_s=timeout_s, through_drain=through_drain)
+        except Moving:
+            return await self._receive()
         if not data:
             return False
         self._engine.receive(data)
         return True
+
+    @property
+    def _fits(self) -> bool:
+        """Whether the slot has room for the client's name."""
+        return len(self._lhlo.encode()) <= TAG_BYTES
+
+    def _settle(self) -> None:
+        """Everything that was read was dealt with, but for a line that has not ended, and everything was said."""
+        slot, engine = self._connection.slot, self._engine
+        slot.phase = Phase.GREETED
+        if not engine.movable or not self._fits:
+            slot.progress = Progress.FIXED
+            return
+        slot.tag = self._lhlo
+        if self._lhlo:
+            slot.standing |= Standing.HELLO
+        slot.progress = Progress.READING if engine.buffered_bytes else 0
+
+    def _heed_move(self) -> None:
+        """Between two transactions: Moving when the connection is to leave; Draining when the slot has no room for
+        what it is."""
+        if self._connection.moving and self._engine.movable:
+            raise Moving if self._fits else Draining
+
+    async def _move(self) -> str:
+        await self._flush()
+        self._settle()
+        self._connection.leave(MOVED, self._engine.take_unread())
+        return MOVED
 
     async def _flush(self) -> None:
         if self._out:
@@ -152,12 +217,38 @@ class _Session:
             case Data():
                 self._accept(replies.GO_AHEAD)
                 await self._message()
+            case StartTls():
+                pass  # answered where it is done
             case _:
                 self._accept(_PLAIN[type(command)])
 
     def _accept(self, data: bytes) -> None:
         self._engine.accepted()
         self._out += data
+
+    @property
+    def _offers_tls(self) -> bool:
+        return self._options.starttls and self._connection.can_upgrade
+
+    async def _upgrade(self) -> bool:
+        """Begin TLS (RFC 3207): here, or the connection leaves for where it ends (ConnectionOver). False when
+        something stands behind the command in clear, which must not be taken for what comes under TLS."""
+        if self._engine.buffered_bytes or self._connection.unread:
+            return False
+        self._accept(replies.BEGIN_TLS)
+        await self._flush()
+        self._lhlo = ""  # it is to be said again
+        self._connection.slot.standing &= ~Standing.HELLO
+        self._settle()
+        await self._connection.upgrade()
+        self._offer()
+        return True
+
+    def _offer(self) -> None:
+        """What the engine takes and LHLO tells: not the same before TLS and under it."""
+        starttls = self._engine.starttls = self._offers_tls
+        options = self._options
+        self._capabilities = replies.capabilities(options.hostname, options.message_bytes, starttls=starttls)
 
     async def _recipient(self, address: str) -> None:
         if "@" not in address:  # postmaster alone (RFC 5321 §4.1.1.3) is the one here

@@ -44,7 +44,21 @@ async def _log_in(session: Pop3Session, command: c.LogIn) -> None:
 
 
 async def _capa(session: Pop3Session, _command: c.Capa) -> None:
-    session.write(replies.capabilities(passwords=session.passwords))
+    stls = session.offers_tls and session.engine.state is not State.TRANSACTION
+    session.write(replies.capabilities(passwords=session.passwords, stls=stls))
+
+
+async def _stls(session: Pop3Session, _command: c.Stls) -> None:
+    """RFC 2595 §4. What stands behind the command in clear ends the connection: it must not be taken for what comes
+    under TLS."""
+    connection = session.connection
+    if session.engine.buffered_bytes or connection.unread:
+        session.write(replies.NOT_IN_CLEAR)
+        session.over = "protocol"
+        return
+    session.write(replies.BEGIN_TLS)
+    session.engine.accepted()
+    session.upgrading = True
 
 
 async def _stat(session: Pop3Session, _command: c.Stat) -> None:
@@ -149,6 +163,7 @@ async def _noop(session: Pop3Session, _command: c.Noop) -> None:
 async def _quit(session: Pop3Session, _command: c.Quit) -> None:
     reply = replies.BYE
     if session.engine.state is State.TRANSACTION:
+        session.writing()
         try:
             await session.drop.apply()
         except WdError as error:
@@ -165,6 +180,7 @@ async def _quit(session: Pop3Session, _command: c.Quit) -> None:
 HANDLERS: Final[dict[type, Callable[[Any, Any], Awaitable[None]]]] = {
     c.LogIn: _log_in,
     c.Capa: _capa,
+    c.Stls: _stls,
     c.Stat: _stat,
     c.List: _list,
     c.Uidl: _uidl,

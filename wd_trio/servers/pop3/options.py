@@ -28,4 +28,6 @@ class Pop3Options:
     login_timeout_s: float = 180.0
     idle_timeout_s: float = 600.0
     failed_logins: int = 5
+    starttls: bool = False
+    """Whether there is a certificate to begin TLS with."""
     trusted_networks: tuple[IPv4Network | IPv6Network, ...] = ()

@@ -4,7 +4,8 @@
 - Only QUIT changes mail, and answers when that is durable; it gives the maildrop back before it answers, so that the
   client may come again at once. Every other way out (a lost connection, the idle timer, a drain) changes nothing.
 - The idle timer ends a session without a word, as RFC 1939 §3 has it; a drain waits for the command under way, then
-  says -ERR [SYS/TEMP].
+  says -ERR [SYS/TEMP]. Where another worker can go on, the session leaves between two commands instead, without a
+  word, also within a batch (moving.py is how it goes on); but not within AUTH's exchange or a line too long.
 - What a command does stands in handlers.py; a domain error becomes its -ERR here, once.
 """
 
@@ -21,9 +22,10 @@ from wd_trio.errors import WdError
 from wd_trio.proto.pop3 import replies
 from wd_trio.proto.pop3.commands import PARSERS
 from wd_trio.proto.pop3.events import CommandEvent, Fatal, NeedData, Reply
-from wd_trio.servers.driver import Connection, ConnectionOver, Draining, IdleTooLong, Kicked
+from wd_trio.servers.driver import Connection, ConnectionOver, Draining, IdleTooLong, Kicked, Moving
 from wd_trio.servers.pop3.errors import error_reply
 from wd_trio.servers.pop3.handlers import HANDLERS
+from wd_trio.servers.pop3.moving import NUMBERS, CannotGoOn, resume
 from wd_trio.servers.pop3.options import PROTOCOL, Pop3Options, Pop3Services
 from wd_trio.servers.pop3.session import OUTPUT_BYTES, Pop3Session
 
@@ -46,12 +48,19 @@ async def serve_pop3(connection: Connection, services: Pop3Services, options: Po
 async def _run(session: Pop3Session) -> str:
     """Serve until the end; why it ended, in a fixed word."""
     try:
+        if not session.resumed:
+            await resume(session)
         while True:
             for _ in range(EVENTS_BETWEEN_CHECKPOINTS):
                 reason = await _one_event(session)
                 if reason:
                     return reason
             await trio.lowlevel.checkpoint()
+    except Moving:
+        return await session.move()
+    except CannotGoOn as over:
+        log.warning("session not resumed", connection=session.connection.peer.id, reason=over.reason)
+        return await _last_words(session, replies.LOST, over.reason)
     except Draining as over:
         return await _last_words(session, replies.DRAINING, over.reason)
     except Kicked as over:
@@ -61,6 +70,7 @@ async def _run(session: Pop3Session) -> str:
 
 
 async def _one_event(session: Pop3Session) -> str:
+    session.heed_move()
     match session.engine.next_event():
         case NeedData():
             if not await session.receive():
@@ -69,6 +79,8 @@ async def _one_event(session: Pop3Session) -> str:
             await _command(session, event)
             if session.over:
                 return await _part(session, session.over)
+            if session.upgrading:
+                await session.upgrade()
         case Reply(data):
             session.out.add(data)
         case Fatal(data):
@@ -80,6 +92,7 @@ async def _one_event(session: Pop3Session) -> str:
 
 async def _command(session: Pop3Session, event: CommandEvent) -> None:
     begun = perf_counter()
+    session.begin(NUMBERS[type(event.command)])
     session.out.begin()
     try:
         await HANDLERS[type(event.command)](session, event.command)

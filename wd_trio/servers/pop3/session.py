@@ -1,11 +1,17 @@
-"""The state of one POP3 connection, its output and its maildrop; serve.py and handlers.py work on it.
+"""The state of one POP3 connection, its output and its maildrop; serve.py, handlers.py and moving.py work on it.
 
 Replies gather while whole commands are buffered and go out in one send before the next read. Marks that they tell of
 are written to the session's record first, once for the batch (outbox.py).
+
+The slot (servers/slots.py) says where the session stands whenever it waits for input (`settle`), and which command it
+is at while nothing else of it is open (`begin`): a command that came alone. Of a batch, replies wait that nobody else
+knows of, so it counts as input being read.
 """
 
 from __future__ import annotations
 
+import math
+import time
 from typing import Final
 
 import structlog
@@ -13,13 +19,16 @@ import trio
 
 from wd_trio import telemetry
 from wd_trio.errors import WdError
+from wd_trio.mail.view import Told
 from wd_trio.proto.pop3 import replies
 from wd_trio.proto.pop3.engine import Pop3Engine
+from wd_trio.proto.pop3.states import State
 from wd_trio.servers.access import may_log_in
-from wd_trio.servers.driver import Connection
+from wd_trio.servers.driver import MOVED, Connection, Moving
 from wd_trio.servers.pop3.errors import error_reply
 from wd_trio.servers.pop3.options import PROTOCOL, Pop3Options, Pop3Services
 from wd_trio.servers.pop3.outbox import Outbox
+from wd_trio.servers.slots import TAG_BYTES, Phase, Progress, Standing
 from wd_trio.service.auth import Login
 from wd_trio.service.maildrop import Maildrop
 from wd_trio.service.sessions import Session
@@ -27,6 +36,10 @@ from wd_trio.service.sessions import Session
 OUTPUT_BYTES: Final = 64 << 10
 MARKS: Final = "marks"
 """What writing the marks of a batch costs is on this account, beside the commands."""
+MOVES: Final = "move"
+"""The same for what leaving for another worker costs, and going on there."""
+SERIAL: Final = "serial"
+"""Where a record has the serial of the command whose marks were last written."""
 
 log = structlog.get_logger()
 
@@ -39,15 +52,29 @@ class Pop3Session:
         self.services = services
         self.options = options
         self.passwords = may_log_in(connection.peer, options.trusted_networks)
-        self.engine = Pop3Engine(options.engine, passwords=self.passwords)
+        self.engine = Pop3Engine(options.engine, passwords=self.passwords, stls=self.offers_tls)
         self.failed_logins = 0
         self.over = ""
         """Why the session ends after the reply under way, in a fixed word."""
+        self.upgrading = False
+        """Whether TLS begins after the reply under way."""
         self._drop: Maildrop | None = None
-        self._login_until = trio.current_time() + options.login_timeout_s
+        self._locked = False  # whether a lock on the maildrop is to be given back
         self._record: Session | None = None
-        self.out = Outbox(replies.greeting(options.hostname))
+        slot = connection.slot
+        arrived = slot.phase == Phase.ARRIVED
+        if not slot.until_s:
+            slot.until_s = math.ceil(time.monotonic() + options.login_timeout_s)
+        self._login_until = trio.current_time() + slot.until_s - time.monotonic()
+        self.resumed = arrived
+        """Whether this object stands where the slot says; nothing may be settled before."""
+        self.out = Outbox(replies.greeting(options.hostname) if arrived else b"")
         self.tally = telemetry.open_tally(PROTOCOL)
+
+    @property
+    def offers_tls(self) -> bool:
+        """Whether STLS may be said: there is a certificate, and no TLS yet."""
+        return self.options.starttls and self.connection.can_upgrade
 
     # Output
 
@@ -81,26 +108,124 @@ class Pop3Session:
         drop, record = self._drop, self._record
         if drop is None or record is None or not drop.unsaved:
             return
-        record.note(state=drop.state)
+        slot = self.connection.slot
+        slot.progress |= Progress.WRITING
+        record.note(state=drop.state | {SERIAL: slot.serial})
         try:
             await self.services.sessions.update(record)
         except WdError as error:
             drop.take_back()
-            record.note(state=drop.state)
+            record.note(state=drop.state | {SERIAL: None})
             self.out.take_back(error_reply(error))
             raise
         drop.saved()
+
+    # Where it stands
+
+    @property
+    def movable(self) -> bool:
+        """Whether slot and record say all that another worker needs, once everything was said."""
+        return self.engine.movable and len(self.engine.name.encode()) <= TAG_BYTES
+
+    def begin(self, command: int) -> None:
+        """A command is in progress; so many in the numbers of moving.py."""
+        slot = self.connection.slot
+        alone = not self.engine.buffered_bytes and not self.out
+        if alone:
+            self._describe()
+        slot.serial = (slot.serial + 1) & 0xFFFF_FFFF
+        slot.command = command
+        slot.progress = Progress.BUSY if alone else Progress.BUSY | Progress.READING
+
+    def writing(self) -> None:
+        """The command in progress is about to change mail."""
+        self.connection.slot.progress |= Progress.WRITING
+
+    def settle(self) -> None:
+        """Everything read was dealt with, but for a line that has not ended, and everything was said."""
+        self._describe()
+        left = Progress.READING if self.engine.buffered_bytes else 0
+        self.connection.slot.progress = left if self.movable else left | Progress.FIXED
+
+    def _describe(self) -> None:
+        slot, drop, record = self.connection.slot, self._drop, self._record
+        if drop is None or record is None:
+            named = self.engine.state is State.NAMED and self.movable
+            slot.phase = Phase.GREETED
+            slot.attempts = min(self.failed_logins, 255)
+            slot.tag = self.engine.name if named else ""
+            slot.standing = slot.standing & ~Standing.HELLO | (Standing.HELLO if named else 0)
+            return
+        slot.exists = drop.stat[0]
+        if slot.phase != Phase.OPEN:
+            told = drop.told
+            slot.session, slot.user, slot.mailbox = record.id, record.user_id, drop.mailbox_id
+            slot.uid_validity, slot.uid_next = told.uid_validity, told.uid_next
+            slot.expunges_told, slot.flags_told = told.expunges_told, told.flags_told
+            slot.created_ms = record.document.created
+            slot.tag = ""
+            slot.standing &= ~Standing.HELLO
+            slot.phase = Phase.OPEN
+
+    def heed_move(self) -> None:
+        """Raises Moving when the session is to leave for another worker, and can."""
+        if self.connection.moving and self.movable:
+            raise Moving
+
+    async def move(self) -> str:
+        """Leave for another worker, which goes on from slot and record; why, in a fixed word."""
+        unread = self.connection.unread
+        if self.resumed:
+            await self.flush()
+            self.settle()
+            await self._note_for_good()
+            unread = self.engine.take_unread()
+        record, self._record = self._record, None
+        if record is not None:
+            self.services.sessions.let_go(record)
+        self.connection.leave(MOVED, unread)
+        return MOVED
+
+    async def _note_for_good(self) -> None:
+        """Write what only a move that was planned takes along."""
+        drop, record = self._drop, self._record
+        if drop is None or record is None:
+            return
+        try:
+            record.note(state=await drop.parting_state())
+            await self.services.sessions.update(record)
+        except WdError as error:  # what the client was told of is in the record already
+            log.warning("left without last notes", connection=self.connection.peer.id, error=str(error))
+        self.tally.count(MOVES)
+
+    async def upgrade(self) -> None:
+        """Begin TLS, as the client has been told: here, or the connection leaves for where it ends
+        (ConnectionOver)."""
+        self.upgrading = False
+        await self.flush()
+        self.engine.secured()
+        self.settle()
+        await self.connection.upgrade()
+        self.passwords = True
 
     # Input
 
     async def receive(self) -> bool:
         """Send what is pending, then read more; False at the end of the stream."""
         await self.flush()
+        self.settle()
         options = self.options
         timeout_s = options.idle_timeout_s
         if self._drop is None:  # one deadline for all that comes before, however slowly it drips in
             timeout_s = max(0.0, self._login_until - trio.current_time())
-        data = await self.connection.receive(timeout_s=timeout_s)
+        reads_on = self.connection.moving  # what it may not be moved within is worth finishing
+        self.heed_move()
+        try:
+            data = await self.connection.receive(timeout_s=timeout_s, through_drain=reads_on)
+        except Moving:
+            if self.movable:
+                raise
+            return await self.receive()
         if not data:
             return False
         if self._record is not None:
@@ -127,14 +252,26 @@ class Pop3Session:
         except BaseException:
             await self.leave()
             raise
+        self._locked = True
         self._record.note(selected=self._drop.mailbox_id, state=self._drop.state)
+
+    async def enter_again(self, record: Session) -> None:
+        """Go on, in the TRANSACTION state, with a session that another worker had. Errors of `Maildrops.reopen`."""
+        slot = self.connection.slot
+        self._record, self._locked = record, True
+        told = Told(slot.uid_validity, slot.uid_next, slot.expunges_told, slot.flags_told)
+        self._drop = await self.services.maildrops.reopen(
+            record.user_id, self.connection.peer.id, told, record.document.state
+        )
+        self.engine.resume(State.TRANSACTION)
 
     async def leave(self) -> None:
         """Give back what the connection holds, also on the way out of a cancelled one. Idempotent."""
-        drop, self._drop = self._drop, None
+        self._drop = None
+        locked, self._locked = self._locked, False
         record, self._record = self._record, None
         if record is not None:
-            if drop is not None:
+            if locked:
                 await self.services.maildrops.close(record.user_id, self.connection.peer.id)
             await self.services.sessions.end(record)
 

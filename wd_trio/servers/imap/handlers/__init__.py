@@ -10,7 +10,18 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from wd_trio.proto.imap import commands as c
-from wd_trio.servers.imap.handlers import access, append, copy, fetch, idle, listing, mailbox, search, store
+from wd_trio.servers.imap.handlers import (
+    access,
+    append,
+    copy,
+    fetch,
+    idle,
+    listing,
+    mailbox,
+    search,
+    starttls,
+    store,
+)
 from wd_trio.servers.imap.session import ImapSession
 
 HANDLERS: Final[dict[type, Callable[[ImapSession, str, Any], Awaitable[None]]]] = {
@@ -18,6 +29,7 @@ HANDLERS: Final[dict[type, Callable[[ImapSession, str, Any], Awaitable[None]]]] 
     c.Noop: access.handle_noop,
     c.Logout: access.handle_logout,
     c.Id: access.handle_id,
+    c.StartTls: starttls.handle_starttls,
     c.Login: access.handle_login,
     c.Authenticate: access.handle_authenticate,
     c.Enable: access.handle_enable,

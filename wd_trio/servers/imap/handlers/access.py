@@ -51,7 +51,7 @@ async def handle_authenticate(session: ImapSession, tag: str, command: c.Authent
     response = command.initial
     if response is None:
         session.write(session.engine.challenge(b""))
-        answer = await session.pull()
+        answer = await session.pull(within=True)
         if isinstance(answer, Reply):
             session.write(answer.data)
             return
@@ -59,6 +59,7 @@ async def handle_authenticate(session: ImapSession, tag: str, command: c.Authent
             await session.break_off(answer.data)
         assert isinstance(answer, SaslResponse)  # nothing else comes within an exchange
         response = answer.data
+        session.settle_within()
     if response is None:
         session.bad(tag, "Authentication cancelled")
         return
@@ -113,6 +114,9 @@ async def handle_enable(session: ImapSession, tag: str, command: c.Enable) -> No
     if "CONDSTORE" in command.names:
         session.enable_condstore()
         enabled.append("CONDSTORE")
+    if "QRESYNC" in command.names:
+        session.enable_qresync()
+        enabled.append("QRESYNC")
     if "UTF8=ACCEPT" in command.names:
         session.engine.utf8 = True
         enabled.append("UTF8=ACCEPT")

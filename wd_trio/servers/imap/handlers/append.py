@@ -50,12 +50,13 @@ async def _receive(session: ImapSession, spool: Spool) -> bool:
     A drain lets a message that is half received arrive: its own deadline bounds the wait.
     """
     while True:
-        piece = await session.pull(through_drain=True)
+        piece = await session.pull(within=True, through_drain=True)
         match piece:
             case MessageData(data=data, last=last):
                 if data:
                     await spool.write(data)
                 if last:
+                    session.settle_within()
                     return True
             case Reply(data=data):
                 session.write(data)

@@ -38,7 +38,7 @@ async def handle_copy(session: ImapSession, tag: str, command: c.Copy) -> None:
         if copied.gone is not None:
             take_own_expunge(selected, copied.gone)
         await session.sync(may_expunge=True)
-        session.ok(tag, "MOVE completed")
+        session.ok(tag, "MOVE completed", session.removal_code() if copied.sources else "")
         return
     await session.sync(may_expunge=True)
     # What was expunged meanwhile has no copy: COPYUID says so. A NO would have to undo the others (RFC 3501 §6.4.7).

@@ -10,22 +10,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final, TypeAlias
 
-from wd_trio.errors import Invalid, Outdated, WdError
+from wd_trio.errors import Invalid, WdError
+from wd_trio.mail.flagrows import FlagRows
 from wd_trio.mail.headers import select_fields
 from wd_trio.mail.model import SEEN, Columns, FlagChange, FlagRow, MessageRow
-from wd_trio.mail.numset import EMPTY, UidSet
+from wd_trio.mail.numset import UidSet
 from wd_trio.mail.parts import PartTable
 from wd_trio.mail.rope import Rope
 from wd_trio.proto.imap import commands as c
 from wd_trio.proto.imap import encode
 from wd_trio.servers.driver import ConnectionOver
 from wd_trio.servers.imap.handlers.binary import decode_parts
+from wd_trio.servers.imap.handlers.resync import tell_gone
 from wd_trio.servers.imap.handlers.store import chosen, take_own
 from wd_trio.servers.imap.selected import Selected
 from wd_trio.servers.imap.session import OUTPUT_BYTES, ImapSession
 from wd_trio.service.spool import Spool
+from wd_trio.service.steps import Steps
 
 Encoder: TypeAlias = Callable[[MessageRow], bytes]
 
@@ -113,27 +117,36 @@ async def handle_fetch(session: ImapSession, tag: str, command: c.Fetch) -> None
     if found is None:
         return
     selected, uids = found
+    if command.vanished and not session.qresync:
+        session.bad(tag, "Enable QRESYNC first")
+        return
     if "MODSEQ" in command.items or command.changed_since is not None:
         session.enable_condstore()
     wanted = plan(
         command, read_only=selected.read_only, utf8=session.engine.utf8, condstore=session.condstore
     )
+    pages = session.services.messages.flags(selected.place.mailbox_id, uids)
     if command.changed_since is not None:
-        uids &= await _changed(session, selected, command.changed_since)
-    if wanted.only_flags and command.changed_since is None:
-        told = await _tell_flags(session, selected, wanted, uids)
-        await _finish(session, tag, command, complete=told == len(uids))
+        pages = await _changed(session, selected, command, uids)
+        if not wanted.only_flags:
+            uids = UidSet(chain.from_iterable([rows.uids.ranges() async for rows in pages]))
+    if wanted.only_flags:
+        told = await _tell_flags(session, selected, wanted, pages)
+        complete = told == len(uids) or command.changed_since is not None
+        await _finish(session, tag, command, complete=complete)
         return
     told, undecodable = 0, False
     async for rows in session.services.messages.pages(selected.place.mailbox_id, uids, wanted.columns):
         told += len(rows)
         since = command.changed_since or 0
         chosen_rows = [row for row in rows if row.modseq > since] if since else rows
+        marked = await _mark_seen(session, selected, chosen_rows) if wanted.marks_seen else frozenset()
+        if wanted.tells_modseq or marked:
+            selected.shown(row.modseq for row in chosen_rows)
         if not wanted.sections:
             session.write(_plain_lines(selected, wanted, chosen_rows))
             await session.flush_if_full()
             continue
-        marked = await _mark_seen(session, selected, chosen_rows) if wanted.marks_seen else frozenset()
         for row in chosen_rows:
             try:
                 await _send_row(session, selected, wanted, row, tell_flags=row.uid in marked)
@@ -159,11 +172,13 @@ async def _finish(
         session.ok(tag, "FETCH completed")
 
 
-async def _tell_flags(session: ImapSession, selected: Selected, wanted: Plan, uids: UidSet) -> int:
+async def _tell_flags(session: ImapSession, selected: Selected, wanted: Plan, pages: Steps[FlagRows]) -> int:
     """The lines of a FETCH of nothing but flags; how many."""
     told = 0
-    async for rows in session.services.messages.flags(selected.place.mailbox_id, uids):
+    async for rows in pages:
         told += len(rows)
+        if wanted.tells_modseq:
+            selected.shown(rows.modseqs)
         seqs = selected.view.seqs(rows.uids)
         session.write(
             encode.fetch_flags(seqs, rows, uid=wanted.tells_uid, flags=True, modseq=wanted.tells_modseq)
@@ -172,16 +187,18 @@ async def _tell_flags(session: ImapSession, selected: Selected, wanted: Plan, ui
     return told
 
 
-async def _changed(session: ImapSession, selected: Selected, since: int) -> UidSet:
-    """The uids changed after `since`; all that the client knows when the store cannot say (the caller looks at
-    each row's modseq as well)."""
-    changed = EMPTY
-    try:
-        async for changes in session.services.messages.changes_since(selected.place.mailbox_id, since):
-            changed |= UidSet.of(row.uid for row in changes.rows)
-    except Outdated:
-        return selected.view.uids
-    return changed
+async def _changed(
+    session: ImapSession, selected: Selected, command: c.Fetch, uids: UidSet
+) -> Steps[FlagRows]:
+    """The flags of those of `uids` that changed after CHANGEDSINCE's modseq. With VANISHED, what is gone since is
+    told first, of all that the client named: it may have kept what this session has never seen."""
+    assert command.changed_since is not None  # the caller's condition
+    view = selected.view
+    since = await session.services.messages.since(selected.place.mailbox_id, uids, command.changed_since)
+    if command.vanished:
+        named = command.messages.resolve(view.uid_next - 1).between(1, view.uid_next - 1)
+        await tell_gone(session, view, named if since.gone is None else named & since.gone)
+    return since.changed
 
 
 async def _mark_seen(session: ImapSession, selected: Selected, rows: list[MessageRow]) -> frozenset[int]:

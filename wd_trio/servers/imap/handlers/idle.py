@@ -5,8 +5,6 @@ A silent idler is sent a line now and then, so that middleboxes keep its connect
 
 from __future__ import annotations
 
-import trio
-
 from wd_trio.proto.imap import commands as c
 from wd_trio.proto.imap import encode
 from wd_trio.proto.imap.events import Fatal, IdleDone, Reply
@@ -18,19 +16,23 @@ async def handle_idle(session: ImapSession, tag: str, _command: c.Idle) -> None:
     session.write(session.engine.begin_idle())
     session.idle_tag = tag
     session.touch()
+    await go_on_idling(session)
+
+
+async def go_on_idling(session: ImapSession) -> None:
+    """Serve an IDLE that has begun, by whomever, to its end."""
     try:
-        await _idle(session, tag)
+        await _idle(session, session.idle_tag)
     finally:
         session.idle_tag = ""
 
 
 async def _idle(session: ImapSession, tag: str) -> None:
-    ends_at = trio.current_time() + session.options.idle_timeout_s
     while True:
         await session.sync(may_expunge=True)
         if session.lost:
             raise MailboxLost
-        left_s = ends_at - trio.current_time()
+        left_s = session.time_left_s
         if left_s <= 0:
             raise IdleTooLong
         try:
@@ -42,6 +44,7 @@ async def _idle(session: ImapSession, tag: str) -> None:
             case None:
                 session.touch()
             case IdleDone():
+                session.begin(tag, c.Idle)
                 await session.sync(may_expunge=True)
                 session.ok(tag, "IDLE completed")
                 return

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from wd_trio.errors import Conflict, Invalid, NotFound
+from wd_trio.errors import Conflict, Invalid, NotFound, WdError
 from wd_trio.mail.model import Mailbox
 from wd_trio.proto.imap import commands as c
 from wd_trio.proto.imap import encode
-from wd_trio.servers.imap.handlers.store import expunge
+from wd_trio.servers.imap.handlers.resync import tell_missed
 from wd_trio.servers.imap.selected import Selected
 from wd_trio.servers.imap.session import ImapSession
 from wd_trio.service.mailboxes import SPECIAL_USES
@@ -60,7 +60,12 @@ async def handle_status(session: ImapSession, tag: str, command: c.Status) -> No
 
 
 async def handle_select(session: ImapSession, tag: str, command: c.Select) -> None:
-    session.unselect()
+    if command.resync is not None and not session.qresync:
+        session.bad(tag, "Enable QRESYNC first")
+        return
+    if session.selected is not None:
+        session.unselect()
+        session.write(encode.ok("Closed", "CLOSED"))  # what follows is of the next mailbox, RFC 7162 §3.2.11
     if command.condstore:
         session.enable_condstore()
     try:
@@ -88,6 +93,12 @@ async def handle_select(session: ImapSession, tag: str, command: c.Select) -> No
     session.write(encode.ok("Uids are valid", f"UIDVALIDITY {opened.mailbox.uid_validity}"))
     session.write(encode.ok("Next uid", f"UIDNEXT {opened.mailbox.uid_next}"))
     session.write(encode.ok("Highest", f"HIGHESTMODSEQ {opened.mailbox.highest_modseq}"))
+    if command.resync is not None:
+        try:
+            await tell_missed(session, selected, command.resync)
+        except WdError:
+            session.unselect()  # as behind any SELECT that failed
+            raise
     if command.read_only:
         session.ok(tag, "EXAMINE completed", "READ-ONLY")
     else:
@@ -102,10 +113,20 @@ async def handle_unselect(session: ImapSession, tag: str, _command: c.Unselect) 
 async def handle_close(session: ImapSession, tag: str, _command: c.Close) -> None:
     selected = session.selected
     assert selected is not None  # the state table: only in the selected state
-    if not selected.read_only:
-        await expunge(session, selected, selected.view.uids)
+    code = "" if selected.read_only else await _remove_untold(session, selected)
     session.unselect()
-    session.ok(tag, "CLOSE completed")
+    session.ok(tag, "CLOSE completed", code)
+
+
+async def _remove_untold(session: ImapSession, selected: Selected) -> str:
+    """CLOSE's removal of what is marked \\Deleted, and the code for it (RFC 7162 §3.2.8): the client knows what it
+    had removed, unless others' changes that it was not told of lie before."""
+    known, removed = selected.view.settled, False
+    async for gone in session.services.messages.expunge(selected.place, selected.view.uids):
+        removed = removed or bool(gone.uids)
+        if gone.previous_modseq == known:
+            known = gone.modseq
+    return f"HIGHESTMODSEQ {known}" if removed and session.qresync else ""
 
 
 async def handle_check(session: ImapSession, tag: str, _command: c.Check) -> None:

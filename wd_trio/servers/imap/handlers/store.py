@@ -78,10 +78,14 @@ async def _answer(session: ImapSession, selected: Selected, stored: FlagsStored,
     rows = FlagRows.of(stored.rows)
     if command.silent:
         rows = rows.where([modseq == stored.modseq for modseq in rows.modseqs])
+    if condstore:
+        selected.shown(rows.modseqs)
     for line in selected.new_keywords(rows.keywords.values()):
         session.write(line)
     seqs = selected.view.seqs(rows.uids)
-    session.write(encode.fetch_flags(seqs, rows, uid=command.uid, flags=not command.silent, modseq=condstore))
+    # With QRESYNC the client lives by uids: each response brings the message's.
+    uid = command.uid or session.qresync
+    session.write(encode.fetch_flags(seqs, rows, uid=uid, flags=not command.silent, modseq=condstore))
     await session.flush_if_full()
 
 
@@ -93,15 +97,19 @@ async def handle_expunge(session: ImapSession, tag: str, command: c.Expunge) -> 
     uids = selected.view.uids
     if command.messages is not None:
         uids = selected.view.select(command.messages, uid=True)
-    await expunge(session, selected, uids)
+    removed = await expunge(session, selected, uids)
     await session.sync(may_expunge=True)
-    session.ok(tag, "EXPUNGE completed")
+    session.ok(tag, "EXPUNGE completed", session.removal_code() if removed else "")
 
 
-async def expunge(session: ImapSession, selected: Selected, uids: UidSet) -> None:
-    """Remove what is marked \\Deleted among `uids` and let the view know; nothing is told yet."""
+async def expunge(session: ImapSession, selected: Selected, uids: UidSet) -> bool:
+    """Remove what is marked \\Deleted among `uids` and let the view know; nothing is told yet. Whether there was
+    any."""
+    removed = False
     async for gone in session.services.messages.expunge(selected.place, uids):
         take_own_expunge(selected, gone)
+        removed = removed or bool(gone.uids)
+    return removed
 
 
 def take_own_expunge(selected: Selected, gone: Expunged) -> None:

@@ -1,24 +1,30 @@
 """Values kept in this process while they are asked for, bounded in bytes: the ones asked for last stay.
 
 A cache never decides what is true: whoever takes a value from one checks the modseq it carries, or keeps there only
-what never changes.
+what never changes, as the bytes that a digest names.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 K = TypeVar("K")
 V = TypeVar("V")
 
 
-class BoundedCache(Generic[K, V]):
-    """At most `limit_bytes`, as their keepers weigh them. Thread-safe."""
+BLOB_SHARE: Final = 8
+"""Of a cache of blobs: one that takes more than an eighth of the room is not worth it."""
 
-    def __init__(self, limit_bytes: int) -> None:
+
+class BoundedCache(Generic[K, V]):
+    """At most `limit_bytes`, as their keepers weigh them, and no value that takes more than 1/`share` of it.
+    Thread-safe."""
+
+    def __init__(self, limit_bytes: int, *, share: int = 4) -> None:
         self._limit_bytes = limit_bytes
+        self._largest_bytes = limit_bytes // share
         self._used_bytes = 0
         self._kept: OrderedDict[K, tuple[V, int]] = OrderedDict()
         self._mutex = threading.Lock()
@@ -32,10 +38,10 @@ class BoundedCache(Generic[K, V]):
             return found[0]
 
     def put(self, key: K, value: V, size_bytes: int) -> None:
-        """Keep a value in place of the key's former one; what is larger than a quarter of the cache is not kept."""
+        """Keep a value in place of the key's former one; one that is too large is not kept."""
         with self._mutex:
             self._drop(key)
-            if size_bytes * 4 > self._limit_bytes:
+            if size_bytes > self._largest_bytes:
                 return
             self._kept[key] = value, size_bytes
             self._used_bytes += size_bytes

@@ -1,0 +1,446 @@
+"""Another worker goes on with an IMAP connection: from the slot alone, whatever its first worker was at.
+
+`Killed` stands for kill -9: it keeps what the slot and the client had at every step of a command, a step being a
+write to the slot or to the socket. Each of these moments is then given to a successor, as the supervisor would.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from imap_client_model import Believer
+from imap_world import ENGINES, Client, ImapWorld, open_world
+
+from wd_trio.errors import Unavailable
+from wd_trio.mail.model import DELETED, FlagChange
+from wd_trio.mail.numset import UidSet
+from wd_trio.servers import slots as slot_module
+from wd_trio.servers.driver import Connection, peer_of
+from wd_trio.servers.imap import resume
+from wd_trio.servers.imap.handlers import HANDLERS
+from wd_trio.servers.imap.standing import NUMBERS, WRITING_KINDS
+from wd_trio.servers.slots import SLOT_BYTES, Progress, Slot, why_lost
+from wd_trio.service.messages import Place
+
+Moment = tuple[bytes, bytes]
+"""What the slot held, and what the client had been sent, from the beginning of the recording on."""
+
+
+@dataclass
+class Survivor:
+    """A moment at which another worker can go on: a slot for it, what it holds, what the client had been sent."""
+
+    slot: Slot
+    said: bytes
+
+    def __post_init__(self) -> None:
+        self.tag, self.progress, self.standing = self.slot.tag, self.slot.progress, self.slot.standing
+        self.phase, self.attempts = self.slot.phase, self.slot.attempts
+
+
+class Killed:
+    """Records the moments of the connection in slot 0."""
+
+    def __init__(self, world: ImapWorld) -> None:
+        self._world = world
+        self.moments: list[Moment] = []
+        self._said = bytearray()
+
+    def note(self, slot: Slot) -> None:
+        if slot.number == 0:
+            start = slot.base
+            moment = bytes(slot.memory[start : start + SLOT_BYTES]), bytes(self._said)
+            if not self.moments or self.moments[-1] != moment:
+                self.moments.append(moment)
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            for kind in (
+                slot_module._Byte,
+                slot_module._Number,
+                slot_module._Octets,
+                slot_module._Text,
+            ):
+                patch.setattr(kind, "__set__", self._watched(kind.__set__))
+            for name in ("note_command", "note_view"):
+                patch.setattr(Slot, name, self._noted(getattr(Slot, name)))
+            real = Connection._write_nowait
+
+            def write(connection: Connection, data: bytes) -> int:
+                sent = 0
+                for at in range(len(data)):  # octet by octet: the kernel may take as few
+                    sent += real(connection, data[at : at + 1])
+                    if connection.slot.number == 0:
+                        self._said += data[at : at + 1]
+                        self.note(connection.slot)
+                return sent
+
+            patch.setattr(Connection, "_write_nowait", write)
+            yield
+
+    def _watched(self, real: Callable[..., None]) -> Callable[..., None]:
+        def write(field: Any, slot: Slot, value: Any) -> None:
+            real(field, slot, value)
+            self.note(slot)
+
+        return write
+
+    def _noted(self, real: Callable[..., None]) -> Callable[..., None]:
+        def write(slot: Slot, *args: Any, **kwargs: Any) -> None:
+            real(slot, *args, **kwargs)
+            self.note(slot)
+
+        return write
+
+    def survivors(self) -> Iterator[Survivor]:
+        """The moments at which another worker can go on, each in a slot of its own."""
+        seen: set[Moment] = set()
+        for moment in self.moments:
+            if moment in seen:
+                continue
+            seen.add(moment)
+            slot = self._world.slots.at(self._world.free.pop())
+            slot.memory[slot.base : slot.base + SLOT_BYTES] = moment[0]
+            if why_lost(slot):
+                self._world.free.append(slot.number)
+            else:
+                yield Survivor(slot, moment[1])
+
+
+def go_on(world: ImapWorld, survivor: Survivor) -> Client:
+    slot = survivor.slot
+    ours, theirs = socket.socketpair()
+    slot.id = 1000 + len(world.clients)
+    world.hosts[1].adopt(theirs, peer_of(slot), slot=slot)
+    world.clients.append(Client(ours))
+    return world.clients[-1]
+
+
+async def place(world: ImapWorld, user: str = "alice") -> Place:
+    owner = await world.services.users.by_username(user)
+    return Place(owner.id, (await world.services.mailboxes.find(owner.id, "INBOX")).id)
+
+
+async def expunge(world: ImapWorld, *uids: int) -> None:
+    chosen = UidSet.of(uids)
+    async for _ in world.services.messages.expunge(await place(world), chosen, marked_only=False):
+        pass
+
+
+async def whole(client: Client, believer: Believer) -> list[int | None]:
+    """What the client knows once it has asked for everything."""
+    believer.hear((await client.command("zn", "NOOP"))[:-1], "NOOP")
+    believer.hear((await client.command("zf", "FETCH 1:* (UID FLAGS)"))[:-1], "FETCH")
+    return believer.uids
+
+
+async def opened(world: ImapWorld, count: int) -> tuple[Client, Believer]:
+    for _ in range(count):
+        await world.deliver("alice")
+    client, believer = world.client(1), Believer()
+    await client.log_in("alice")
+    believer.hear(await client.command("s", "SELECT INBOX"), "SELECT")
+    assert await whole(client, believer) == list(range(1, count + 1))
+    return client, believer
+
+
+NEWS = {
+    "expunges": (2, 4, 5),
+    "one expunge": (3,),
+    "nothing": (),
+}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("command", ["NOOP", "IDLE", "FETCH 1:* FLAGS", "UID FETCH 1:* UID", "CHECK"])
+@pytest.mark.parametrize("news", sorted(NEWS))
+async def test_no_number_is_wrong_after_a_kill(engine: str, command: str, news: str, tmp_path: Path) -> None:
+    if engine == "cluster" and command != "NOOP":
+        return  # what differs between engines is what the store tells
+    async with open_world(engine, tmp_path) as world:
+        client, believer = await opened(world, 6)
+        before = list(believer.uids)
+        killed = Killed(world)
+        with killed.recording():
+            await expunge(world, *NEWS[news])
+            if news != "nothing":
+                await world.deliver("alice")
+            if command == "IDLE":
+                await client.send(b"k IDLE\r\n")
+                while not client_has_idled(await client.read_line()):
+                    pass
+                await client.send(b"DONE\r\n")
+                while not (await client.read_line()).startswith("k "):
+                    pass
+            else:
+                await client.command("k", command)
+            await client.command("e", "NOOP")
+        living = [uid for uid in (*before, *([7] if news != "nothing" else [])) if uid not in NEWS[news]]
+        survived = interrupted = idling = 0
+        for survivor in killed.survivors():
+            survived += 1
+            lines = survivor.said.decode().split("\r\n")
+            assert lines.pop() == "", f"a reply was cut, and yet: {survivor.progress}"
+            heard = Believer()
+            heard.uids, heard.flags = list(before), dict(believer.flags)
+            word = "" if command == "IDLE" else "UID" if command.startswith("UID") else command.split(" ")[0]
+            for line in lines:
+                heard.hear([line], word)
+                if line.startswith("k "):
+                    word = "NOOP"
+            client = go_on(world, survivor)
+            if survivor.progress & Progress.BUSY:
+                interrupted += 1
+                assert not survivor.said or survivor.said.endswith(b"\r\n")
+                assert await client.read_line() == f"{survivor.tag} NO [UNAVAILABLE] Interrupted, try again"
+            elif survivor.standing & slot_module.Standing.IDLE:
+                idling += 1
+                await client.send(b"DONE\r\n")
+                while (line := await client.read_line()) != "k OK IDLE completed":
+                    heard.hear([line], "")
+            assert await whole(client, heard) == living
+            await client.aclose()
+        assert survived >= 3
+        assert interrupted >= 1
+        assert bool(idling) == (command == "IDLE")
+
+
+def client_has_idled(line: str) -> bool:
+    return line.startswith("+ ")
+
+
+@pytest.mark.parametrize("command", ["STORE 1 +FLAGS (\\Flagged)", "EXPUNGE", "COPY 1 Trash", "CREATE New"])
+async def test_what_may_have_been_written_is_not_denied(command: str, tmp_path: Path) -> None:
+    async with open_world("sqlite", tmp_path) as world:
+        client, _ = await opened(world, 2)
+        killed = Killed(world)
+        with killed.recording():
+            await client.command("k", command)
+        closed = 0
+        for survivor in killed.survivors():
+            successor = go_on(world, survivor)
+            if survivor.progress & Progress.WRITING:
+                assert not survivor.said
+                line = await successor.read_line()
+                assert line.startswith("* BYE [UNAVAILABLE] What became of the last command is not known")
+                assert await successor.read_line() == ""
+                closed += 1
+            else:
+                assert (await successor.command("n", "NOOP"))[-1] == "n OK NOOP completed"
+        assert closed == 1
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_an_expunge_that_had_to_wait_still_waits(engine: str, tmp_path: Path) -> None:
+    async with open_world(engine, tmp_path) as world:
+        client, believer = await opened(world, 4)
+        await expunge(world, 2)
+        await world.deliver("alice")
+        for number in range(3):
+            lines = await client.command(f"f{number}", "FETCH 1:* FLAGS")
+            believer.hear(lines[:-1], "FETCH")
+            assert not any(line.endswith(" EXPUNGE") for line in lines)
+            world.move()
+        assert await whole(client, believer) == [1, 3, 4, 5]
+        assert world.left == [0, 0, 0]
+
+
+async def test_a_select_that_was_interrupted_leaves_nothing_selected(tmp_path: Path) -> None:
+    async with open_world("sqlite", tmp_path) as world:
+        client, _ = await opened(world, 1)
+        killed = Killed(world)
+        with killed.recording():
+            await client.command("k", "SELECT Trash")
+        told = []
+        for survivor in killed.survivors():
+            successor = go_on(world, survivor)
+            if survivor.progress & Progress.BUSY:
+                assert (await successor.read_line()).startswith("k NO [UNAVAILABLE]")
+                told.append((await successor.command("f", "FETCH 1 FLAGS"))[-1])
+        assert len(told) == 1
+        assert told[0].startswith("f BAD ")
+
+
+async def test_before_log_in_nothing_is_lost_but_the_command(tmp_path: Path) -> None:
+    async with open_world("sqlite", tmp_path) as world:
+        client = world.client(1)
+        killed = Killed(world)
+        with killed.recording():
+            await client.read_line()
+            await client.command("w", "LOGIN alice wrong")
+            await client.command("k", 'LOGIN alice "secret of alice"')
+        attempts = []
+        for survivor in killed.survivors():
+            successor = go_on(world, survivor)
+            if survivor.phase == slot_module.Phase.ARRIVED:
+                assert not survivor.said
+                assert (await successor.read_line()).startswith("* OK ")
+            if survivor.progress & Progress.BUSY:
+                assert (await successor.read_line()).startswith(f"{survivor.tag} NO [UNAVAILABLE]")
+            attempts.append(survivor.attempts)
+            if survivor.phase == slot_module.Phase.OPEN:
+                assert (await successor.command("n", "NOOP"))[-1] == "n OK NOOP completed"
+            else:
+                lines = await successor.command("l", 'LOGIN alice "secret of alice"')
+                assert lines[-1].startswith("l OK ")
+            await successor.aclose()
+        assert set(attempts) == {0, 1}
+
+
+async def test_a_pipeline_that_was_read_is_lost_with_its_reader(tmp_path: Path) -> None:
+    """No moment within it survives in which one of its replies waits in the dead process."""
+    async with open_world("sqlite", tmp_path) as world:
+        client, _ = await opened(world, 1)
+        killed = Killed(world)
+        with killed.recording():
+            await client.send(b"p1 NOOP\r\np2 NOOP\r\np3 NOOP\r\n")
+            assert [await client.read_line() for _ in range(3)][2] == "p3 OK NOOP completed"
+        for survivor in killed.survivors():
+            assert survivor.said.count(b"\r\n") in (0, 3)
+            assert not survivor.progress & Progress.BUSY
+
+
+async def test_input_that_was_read_moves_along(tmp_path: Path) -> None:
+    async with open_world("sqlite", tmp_path) as world:
+        client, _ = await opened(world, 3)
+        await client.send(b"a NOOP\r\nb FETCH 1 (UI")
+        assert await client.read_line() == "a OK NOOP completed"
+        world.move()
+        await client.send(b"D)\r\n")
+        assert await client.read_line() == "* 1 FETCH (UID 1)"
+        assert await client.read_line() == "b OK FETCH completed"
+        assert world.left == [0]
+
+
+async def test_a_message_half_sent_is_finished_before_the_move(tmp_path: Path) -> None:
+    async with open_world("sqlite", tmp_path) as world:
+        client, _ = await opened(world, 1)
+        await client.send(b"a APPEND INBOX {10}\r\n")
+        assert (await client.read_line()).startswith("+ ")
+        world.move()
+        await client.send(b"0123456789\r\n")
+        lines = [await client.read_line() for _ in range(2)]
+        assert lines[0] == "* 2 EXISTS"
+        assert lines[1].startswith("a OK [APPENDUID ")
+        assert (await client.command("n", "NOOP"))[-1] == "n OK NOOP completed"
+        assert world.left == [0]
+
+
+async def test_a_literal_that_was_asked_for_is_waited_for(tmp_path: Path) -> None:
+    async with open_world("sqlite", tmp_path) as world:
+        client = world.client(1)
+        await client.read_line()
+        await client.send(b"a LOGIN {5}\r\n")
+        assert (await client.read_line()).startswith("+ ")
+        world.move()
+        await client.send(b'alice "secret of alice"\r\n')
+        assert (await client.read_line()).startswith("a OK ")
+        assert (await client.command("n", "NOOP"))[-1] == "n OK NOOP completed"
+        assert world.left == [0]
+
+
+async def test_a_long_tag_is_answered_and_dies_with_its_worker(tmp_path: Path) -> None:
+    async with open_world("sqlite", tmp_path) as world:
+        client, _ = await opened(world, 1)
+        killed, tag = Killed(world), "t" * 64
+        with killed.recording():
+            assert await client.command(tag, "NOOP") == [f"{tag} OK NOOP completed"]
+        fixed = [moment for moment, _ in killed.moments if moment[2] & Progress.FIXED]
+        assert fixed
+        for survivor in killed.survivors():
+            assert not survivor.progress & Progress.FIXED
+        await client.send(f"{tag} IDLE\r\n".encode())
+        assert await client.read_line() == "+ idling"
+        assert why_lost(world.slots.at(0)) == "not movable"
+        world.move()
+        assert (await client.read_line()).startswith("* BYE ")
+
+
+async def test_an_engine_that_is_away_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resume, "AGAIN_S", 0.01)
+    async with open_world("sqlite", tmp_path) as world:
+        client, _ = await opened(world, 1)
+        real, failures = world.services.mailboxes.reopen, iter(range(3))
+
+        async def away(user_id: str, mailbox_id: str) -> Any:
+            if next(failures, None) is not None:
+                raise Unavailable("away")
+            return await real(user_id, mailbox_id)
+
+        monkeypatch.setattr(world.services.mailboxes, "reopen", away)
+        world.move()
+        assert (await client.command("n", "NOOP"))[-1] == "n OK NOOP completed"
+        assert next(failures, None) is None
+
+
+async def test_an_engine_that_stays_away_ends_the_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resume, "PATIENCE_S", 0.0)
+    async with open_world("sqlite", tmp_path) as world:
+        client, _ = await opened(world, 1)
+
+        async def away(user_id: str, mailbox_id: str) -> Any:
+            raise Unavailable("away")
+
+        monkeypatch.setattr(world.services.mailboxes, "reopen", away)
+        world.move()
+        assert (await client.read_line()).startswith("* BYE [UNAVAILABLE] The store does not answer")
+        assert await client.read_line() == ""
+
+
+@pytest.mark.parametrize("how", ["gone", "another", "too many"])
+async def test_numbers_that_cannot_be_kept_end_the_connection(how: str, tmp_path: Path) -> None:
+    async with open_world("sqlite", tmp_path, park_after_s=0.0) as world:
+        client, _ = await opened(world, 2)
+        while not len(world.hosts[0].parking):
+            await client.command("n", "NOOP")
+        slot = world.slots.at(0)
+        if how == "gone":
+            slot.mailbox = "f" * 24
+        elif how == "another":
+            slot.uid_validity += 1
+        else:
+            slot.exists += 1
+        await client.send(b"x NOOP\r\n")
+        assert await client.read_line() == "* BYE The selected mailbox is gone, connect again"
+
+
+async def test_what_was_agreed_goes_along(tmp_path: Path) -> None:
+    async with open_world("sqlite", tmp_path) as world:
+        client = world.client(1)
+        await client.read_line()
+        await client.command("i", 'ID ("name" "%s")' % ("ü" * 60))
+        await client.command("l", 'LOGIN alice "secret of alice"')
+        await client.command("e", "ENABLE QRESYNC UTF8=ACCEPT")
+        await world.deliver("alice")
+        await client.command("s", "EXAMINE INBOX")
+        world.move()
+        assert (await client.command("x", "STORE 1 +FLAGS (\\Seen)"))[-1].startswith("x NO [READ-ONLY]")
+        change = FlagChange("add", DELETED, "")
+        where = await place(world)
+        async for _ in world.services.messages.store_flags(where, UidSet([(1, 1)]), change):
+            pass
+        lines = await client.command("n", "NOOP")
+        assert any("MODSEQ" in line for line in lines), lines
+        await expunge(world, 1)
+        world.move()
+        lines = await client.command("n", "NOOP")
+        assert "* VANISHED 1" in lines
+        session = await world.services.sessions.get(world.slots.at(0).session)
+        assert session is not None
+        assert session.user_agent.startswith("ü" * 40)
+        assert (await client.command("c", 'CREATE "Entwürfe"'))[-1] == "c OK CREATE completed"
+
+
+def test_every_command_has_a_number_of_its_own() -> None:
+    assert set(HANDLERS) <= set(NUMBERS)
+    assert len(set(NUMBERS.values())) == len(NUMBERS)
+    assert set(NUMBERS) >= WRITING_KINDS
