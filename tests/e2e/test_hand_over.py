@@ -47,7 +47,7 @@ async def fill(crowd: Crowd) -> None:
     wire = await crowd.open_lmtp()
     for number, account in enumerate(crowd.accounts * 4):
         await crowd.deliver(wire, account.address, f"first {number}")
-    await wire.close()
+    wire.close()
 
 
 async def stored(crowd: Crowd) -> list[str]:

@@ -277,7 +277,7 @@ class ThreeSessions(RuleBasedStateMachine):
 
 
 class ThreeThatMove(ThreeSessions):
-    """The same, where each command may meet another task: all park at once, and now and then another host has them."""
+    """The same, where each command may meet another task: all park at once, and move now and then."""
 
     park_after_s = 0.0
 

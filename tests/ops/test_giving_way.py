@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import trio
-import trio.testing
+from trio.testing import MockClock
 
 from wd_trio.config import Config
 from wd_trio.ops import succession, trial
@@ -34,6 +34,8 @@ class Stage:
     door: Door
     faults: list[str] = field(default_factory=list)
     quiet: bool = True
+    looks: list[bool] = field(default_factory=list)
+    """What is seen first, before `quiet`."""
     stopping: bool = False
     exec_error: OSError | None = None
     handed: list[Any] = field(default_factory=list)
@@ -44,7 +46,7 @@ class Stage:
             generation=3,
             options=UpgradeOptions(command=command),
             state=lambda: self.handed,  # type: ignore[arg-type, return-value]  # nobody here reads it
-            is_quiet=lambda: self.quiet,
+            is_quiet=lambda: self.looks.pop(0) if self.looks else self.quiet,
             is_stopping=lambda: self.stopping,
         )
 
@@ -67,6 +69,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
         assert signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, ())
         assert not made.is_open
         assert made.quiet
+        assert not made.looks
         assert command == ("/new",)
         if made.exec_error is not None:
             raise made.exec_error
@@ -80,22 +83,19 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     connections.close()
 
 
-@pytest.fixture(autouse=True)
-def _clock(autojump_clock: trio.testing.MockClock) -> None:
-    """Nothing here waits for real."""
-
-
-async def test_a_good_version_takes_over(stage: Stage) -> None:
+async def test_a_good_version_takes_over(stage: Stage, autojump_clock: MockClock) -> None:
     with pytest.raises(Gone):
         await stage.upgrade().run()
 
 
-async def test_a_version_that_fails_its_trial_does_not(stage: Stage) -> None:
+async def test_a_version_that_fails_its_trial_does_not(stage: Stage, autojump_clock: MockClock) -> None:
     stage.faults = ["broken"]
     assert await stage.upgrade().run() == ["broken"]
 
 
-async def test_what_is_under_way_is_waited_for(stage: Stage, nursery: trio.Nursery) -> None:
+async def test_what_is_under_way_is_waited_for(
+    stage: Stage, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
     stage.quiet = False
 
     async def arrive() -> None:
@@ -109,33 +109,32 @@ async def test_what_is_under_way_is_waited_for(stage: Stage, nursery: trio.Nurse
 
 
 async def test_what_comes_under_way_in_the_last_moment_is_waited_for(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
+    stage: Stage, autojump_clock: MockClock
 ) -> None:
-    looks = iter([True, False, False, True, True])
-    monkeypatch.setattr(Stage, "quiet", property(lambda _: next(looks), lambda _, value: None))
-    with pytest.raises((Gone, StopIteration, RuntimeError)):
+    stage.looks = [True, False, False, True]
+    with pytest.raises(Gone):
         await stage.upgrade().run()
-    assert next(looks, None) is None
+    assert not stage.looks
 
 
-async def test_not_for_ever(stage: Stage) -> None:
+async def test_not_for_ever(stage: Stage, autojump_clock: MockClock) -> None:
     stage.quiet = False
     (fault,) = await stage.upgrade().run()
     assert "did not arrive in time" in fault
 
 
-async def test_a_server_that_stops_does_not_go_on_as_another(stage: Stage) -> None:
+async def test_a_server_that_stops_does_not_go_on_as_another(stage: Stage, autojump_clock: MockClock) -> None:
     stage.stopping = True
     assert await stage.upgrade().run() == ["the server is stopping"]
 
 
-async def test_an_exec_that_fails_is_told(stage: Stage) -> None:
+async def test_an_exec_that_fails_is_told(stage: Stage, autojump_clock: MockClock) -> None:
     stage.exec_error = OSError(7, "Argument list too long")
     (fault,) = await stage.upgrade().run()
     assert "Argument list too long" in fault
 
 
-async def test_without_a_command_there_is_nothing_to_become(stage: Stage) -> None:
+async def test_without_a_command_there_is_nothing_to_become(stage: Stage, autojump_clock: MockClock) -> None:
     (fault,) = await stage.upgrade(command=()).run()
     assert "how it was started" in fault
 

@@ -1,4 +1,4 @@
-"""Child processes by number and pidfd: what they inherit, how they end, and that a second program can go on with them."""
+"""Child processes by number and pidfd: what they inherit, how they end, that a second program can lead them on."""
 
 from __future__ import annotations
 
@@ -83,11 +83,13 @@ async def test_one_that_ended_in_between_still_tells_how() -> None:
 
 async def test_one_that_somebody_else_waited_for_has_ended_all_the_same() -> None:
     process = Process.spawn(python("pass"), environ={})
-    os.waitpid(process.pid, 0)
+    os.waitpid(process.pid, 0)  # noqa: ASYNC222 - it ends at once
     assert await process.wait() == 255
 
 
-async def test_without_a_descriptor_to_watch_it_by_there_is_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_a_descriptor_to_watch_it_by_there_is_no_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     pids: list[int] = []
 
     def none_left(pid: int) -> int:
@@ -98,4 +100,4 @@ async def test_without_a_descriptor_to_watch_it_by_there_is_no_process(monkeypat
     with pytest.raises(OSError, match="Too many open files"):
         Process.spawn(python("import signal; signal.pause()"), environ={})
     with pytest.raises(ChildProcessError):
-        os.waitpid(pids[0], 0)
+        os.waitpid(pids[0], 0)  # noqa: ASYNC222 - there is nothing to wait for

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import trio
 
 from wd_trio.config import Config
 from wd_trio.errors import Invalid
@@ -76,19 +75,15 @@ async def test_one_that_talks_without_end_is_cut() -> None:
     assert fault == "x" * trial.SAID_BYTES
 
 
-async def test_a_child_of_it_that_lives_on_holds_nothing_up(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_child_of_it_that_lives_on_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "LAST_WORDS_S", 0.05)
     program = (
         "import subprocess, sys;"
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']);"
         "print(child.pid); sys.stdout.flush(); __import__('os')._exit(1)"
     )
-    with trio.CancelScope():
-        (pid,) = await real_time(program)
+    (pid,) = await trying(program)
     os.kill(int(pid), 9)
-
-
-async def real_time(program: str) -> list[str]:
-    return await trial.try_out([sys.executable, "-c", program], LEFT, deadline_s=1e9)
 
 
 async def test_no_process_is_an_error_and_costs_no_descriptor() -> None:

@@ -6,29 +6,34 @@ give back exactly what its message numbers stand for (mail/view.py), and what is
 waits meanwhile.
 
 A command that was in progress when its worker died, and of which nothing was said, is answered with NO: it has not
-been done. One that may have changed mail might have been done, and the connection ends: a NO that is not true would
-make clients do it twice.
+been done. One that may have changed mail might have been done: where its last write has noted what it came to
+(mail/outcome.py), that is the answer, beside the news that the mailbox has; else the connection ends: a NO that is
+not true would make clients do it twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, TypeVar
 
 import structlog
 import trio
 
 from wd_trio.errors import NotFound, Outdated, Unavailable
 from wd_trio.mail.model import Changes, Opened
+from wd_trio.mail.outcome import Origin, Outcome
 from wd_trio.mail.view import Told, View
+from wd_trio.proto.imap import encode
 from wd_trio.servers.driver import ConnectionOver
 from wd_trio.servers.imap.options import PROTOCOL
 from wd_trio.servers.imap.selected import Selected
 from wd_trio.servers.imap.session import ImapSession, MailboxLost
-from wd_trio.servers.imap.standing import SELECT
+from wd_trio.servers.imap.standing import EXPUNGE, SELECT, STORE
 from wd_trio.servers.slots import Phase, Progress, Slot, Standing
 from wd_trio.service.auth import Login
 from wd_trio.service.parked import SessionFacts
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -62,7 +67,11 @@ async def resume(session: ImapSession) -> None:
     else:
         if left_s is not None:
             session.heard_at = trio.current_time() + left_s - session.options.idle_timeout_s
+        outcome = await _outcome(session, slot) if slot.progress & Progress.WRITING else None
         await _go_on(session, slot)
+        if outcome is not None:
+            await _answer(session, slot, outcome)
+            return
     if slot.progress & Progress.BUSY:
         session.no(slot.tag, "Interrupted, try again", "UNAVAILABLE")
 
@@ -78,11 +87,9 @@ async def _go_on(session: ImapSession, slot: Slot) -> None:
     engine.utf8 = slot.has(Standing.UTF8)
     session.condstore, session.qresync = slot.has(Standing.CONDSTORE), slot.has(Standing.QRESYNC)
     interrupted = slot.command if slot.progress & Progress.BUSY else 0
-    if slot.progress & Progress.WRITING:
-        raise OutcomeUnknown
     # A SELECT that fails leaves no mailbox selected (RFC 3501 §6.3.1).
     if slot.has(Standing.SELECTED) and interrupted != SELECT:
-        session.selected = await _patiently(session, slot)
+        session.selected = await _patiently(session, lambda: _select_again(session, slot))
         engine.selected()
         if slot.has(Standing.BEHIND):
             session.selected.be_behind()
@@ -91,13 +98,35 @@ async def _go_on(session: ImapSession, slot: Slot) -> None:
         engine.go_on_idling(slot.tag)
 
 
-async def _patiently(session: ImapSession, slot: Slot) -> Selected:
-    """The mailbox, asked for again and again while the engine is away."""
+async def _outcome(session: ImapSession, slot: Slot) -> Outcome:
+    """What the command in progress came to. OutcomeUnknown when no write of it tells: one may still be on its way."""
+    origin = Origin(slot.session, slot.serial)
+    outcome = await _patiently(session, lambda: session.services.messages.outcome(origin))
+    if outcome is None:
+        raise OutcomeUnknown
+    return outcome
+
+
+async def _answer(session: ImapSession, slot: Slot, outcome: Outcome) -> None:
+    """The rest of the reply to a command that was done: the news, its own among them, and the tagged OK."""
+    code = ""
+    if outcome.sources:
+        code = encode.copyuid(outcome.uid_validity, outcome.sources, outcome.targets)
+    elif outcome.targets:
+        code = f"APPENDUID {outcome.uid_validity} {outcome.targets.first}"
+    await session.sync(may_expunge=slot.command != STORE)
+    if slot.command == EXPUNGE:
+        code = session.removal_code()
+    session.ok(slot.tag, "Completed", code)
+
+
+async def _patiently(session: ImapSession, ask: Callable[[], Awaitable[T]]) -> T:
+    """What the store tells, asked again and again while the engine is away."""
     until = trio.current_time() + PATIENCE_S
     while True:
         session.connection.heed()
         try:
-            return await _select_again(session, slot)
+            return await ask()
         except (NotFound, Outdated) as error:
             log.info("mailbox lost", connection=session.connection.peer.id, error=str(error))
             raise MailboxLost from error

@@ -15,6 +15,7 @@ import structlog
 import trio
 
 from wd_trio.errors import NotFound, Outdated, Unavailable
+from wd_trio.mail.outcome import Origin
 from wd_trio.proto.imap import encode
 from wd_trio.proto.imap.events import Event, NeedData
 from wd_trio.proto.imap.machine import ImapEngine
@@ -252,6 +253,11 @@ class ImapSession:
             and self.connection.can_leave
             and len(self.idle_tag) <= TAG_BYTES
         )
+
+    @property
+    def origin(self) -> Origin | None:
+        """The command in progress, for the store to note what its write came to; None before log-in."""
+        return Origin(self.record.id, self.keeper.serial) if self.record is not None else None
 
     def begin(self, tag: str, kind: type) -> None:
         """A command of that type is about to be handled."""

@@ -75,7 +75,9 @@ _BUSY_WITH: Final = {
     for kind, number in NUMBERS.items()
 }
 _BUSY_WITHOUT_NUMBER: Final = 0, _BUSY
+EXPUNGE: Final = NUMBERS[c.Expunge]
 SELECT: Final = NUMBERS[c.Select]
+STORE: Final = NUMBERS[c.Store]
 _MOST_SERIAL: Final = 0xFFFFFFFF
 _NO_VIEW: Final = (0, 0, 0, 0, 0)
 
@@ -90,6 +92,11 @@ class Keeper:
         self._serial = slot.serial
         self._rest: tuple[object, ...] = ()
         self._view = _NO_VIEW
+
+    @property
+    def serial(self) -> int:
+        """The number of the command in progress, or of the last one."""
+        return self._serial
 
     def begin(self, tag: str, kind: type, *, alone: bool) -> None:
         """A command is about to be handled. `alone`: nothing else was read, and nothing waits to be said."""

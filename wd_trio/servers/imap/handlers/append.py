@@ -39,6 +39,7 @@ async def handle_append(session: ImapSession, tag: str, event: AppendEvent) -> N
             keywords=command.keywords,
             internal_date=int(time.time()) if command.internal_date is None else command.internal_date,
             quota_bytes=session.login.quota_bytes,
+            origin=session.origin,
         )
     await session.sync(may_expunge=True)
     session.ok(tag, "APPEND completed", f"APPENDUID {appended.uid_validity} {appended.uids[0]}")

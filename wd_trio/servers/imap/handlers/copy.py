@@ -25,6 +25,7 @@ async def handle_copy(session: ImapSession, tag: str, command: c.Copy) -> None:
             command.mailbox,
             quota_bytes=session.login.quota_bytes,
             move=command.move,
+            origin=session.origin,
         )
     except NotFound as error:
         if error.what != "target":

@@ -139,7 +139,9 @@ async def handle_create(session: ImapSession, tag: str, command: c.Create) -> No
         raise Invalid("one special use at most", what="special use")
     use = _spelled(command.special_use[0]) if command.special_use else ""
     try:
-        await session.services.mailboxes.create(session.user_id, command.mailbox, special_use=use)
+        await session.services.mailboxes.create(
+            session.user_id, command.mailbox, special_use=use, origin=session.origin
+        )
     except (Invalid, Conflict) as error:
         if error.what != "special use":
             raise
@@ -154,19 +156,21 @@ def _spelled(use: str) -> str:
 
 
 async def handle_delete(session: ImapSession, tag: str, command: c.Delete) -> None:
-    await session.services.mailboxes.delete(session.user_id, command.mailbox)
+    await session.services.mailboxes.delete(session.user_id, command.mailbox, origin=session.origin)
     session.ok(tag, "DELETE completed")
 
 
 async def handle_rename(session: ImapSession, tag: str, command: c.Rename) -> None:
-    await session.services.mailboxes.rename(session.user_id, command.source, command.target)
+    await session.services.mailboxes.rename(
+        session.user_id, command.source, command.target, origin=session.origin
+    )
     await session.sync(may_expunge=True)
     session.ok(tag, "RENAME completed")
 
 
 async def handle_subscribe(session: ImapSession, tag: str, command: c.Subscribe) -> None:
     await session.services.mailboxes.subscribe(
-        session.user_id, command.mailbox, subscribed=command.subscribed
+        session.user_id, command.mailbox, subscribed=command.subscribed, origin=session.origin
     )
     session.ok(tag, "SUBSCRIBE completed" if command.subscribed else "UNSUBSCRIBE completed")
 

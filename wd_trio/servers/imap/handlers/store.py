@@ -45,7 +45,11 @@ async def handle_store(session: ImapSession, tag: str, command: c.Store) -> None
         session.enable_condstore()
     missing, failed = False, EMPTY
     async for stored in session.services.messages.store_flags(
-        selected.place, uids, change, unchanged_since=command.unchanged_since
+        selected.place,
+        uids,
+        change,
+        unchanged_since=command.unchanged_since,
+        origin=session.origin if command.unchanged_since is None else None,
     ):
         missing = missing or bool(stored.missing)
         failed |= stored.failed
@@ -106,7 +110,7 @@ async def expunge(session: ImapSession, selected: Selected, uids: UidSet) -> boo
     """Remove what is marked \\Deleted among `uids` and let the view know; nothing is told yet. Whether there was
     any."""
     removed = False
-    async for gone in session.services.messages.expunge(selected.place, uids):
+    async for gone in session.services.messages.expunge(selected.place, uids, origin=session.origin):
         take_own_expunge(selected, gone)
         removed = removed or bool(gone.uids)
     return removed
