@@ -65,6 +65,8 @@ def running_server(workers: int, engine: str = "embedded") -> Iterator[Server]:
             "WD_TRIO_LMTP__LISTEN": '["127.0.0.1:0"]',
             "WD_TRIO_API__LISTEN": '["127.0.0.1:0"]',
             "WD_TRIO_LIMITS__CONNECTIONS_PER_IP": "15000",
+            "WD_TRIO_AUTH__ARGON2_TIME_COST": "1",
+            "WD_TRIO_AUTH__ARGON2_MEMORY_KIB": "8",
             "WD_TRIO_LOG__FORMAT": "json",
         }
         command = [sys.executable, "-m", "wd_trio"]

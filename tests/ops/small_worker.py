@@ -5,7 +5,7 @@ worker had; holds them, and moves them when it drains, the unread input being `r
 says is never said whole. refuses: takes no batch. dies-second: slot 1 greets, any other takes its first batch and
 ends without a word. deaf: is ready and then answers nothing. buries: tells its connections of dead workers, too.
 cannot: says that it cannot start; cannot-again: only the first one of a server can. upgrades: greets, then lets go of
-each connection for TLS.
+each connection for TLS. late: greets, once it has been asked whether it lives.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ class SmallWorker:
     async def run(self) -> int:
         for owner in self.boot.dead:
             await self.channel.send(messages.Buried(owner))
+        if self.mode == "late":
+            await self.channel.receive()
         await self.channel.send(messages.Ready(os.getpid()))
         if self.mode == "deaf":
             signal.pause()  # the loop itself hangs, until it is killed

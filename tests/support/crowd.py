@@ -223,7 +223,10 @@ class Crowd:
 
         async def start(kind: str, account: Account) -> None:
             async with ready:
-                await nursery.start(self._run, kind, kinds[kind], account)
+                try:
+                    await nursery.start(self._run, kind, kinds[kind], account)
+                except RuntimeError as error:  # it ended before it was ready, and left a word why
+                    raise AssertionError(str(summary(self.tally))) from error
 
         async with trio.open_nursery() as starting:
             for kind, size in sizes.items():
@@ -345,8 +348,10 @@ class Crowd:
     async def _dropper(self, account: Account, task_status: trio.TaskStatus[None]) -> None:
         wire = await self._connect(self.places.pop3, self.places.tls)
         await _positive(wire, None)
-        await _positive(wire, f"USER {account.username}")
-        await _positive(wire, f"PASS {account.password}")
+        status = "-ERR"
+        while status.startswith("-ERR"):  # many come at once, and passwords take their time
+            await _positive(wire, f"USER {account.username}")
+            status = await _positive(wire, f"PASS {account.password}")
         await wire.say("UIDL\r\n")
         first = await _lines(wire)
         await _positive(wire, "DELE 1")

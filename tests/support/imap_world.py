@@ -217,6 +217,7 @@ async def open_world(
     """Connections park when they were quiet for so long; `options`, where given, say it instead."""
     config = world_config(engine, folder)
     async with open_services(config, server="test", worker="1") as services:
+        await services.sessions.end_worker("1")  # of a world on the same files before
         for user in ("alice", "bob"):
             try:
                 await services.users.by_username(user)

@@ -96,7 +96,9 @@ def _print_demo(demo: admin.Demo, addresses: Sequence[str]) -> None:
     console = Console(soft_wrap=True, highlight=False)
     console.print("\n[bold]wd-trio is ready[/bold]")
     for address in addresses:
-        console.print(f"  {address.replace('apis://', 'https://').replace('api://', 'http://')}", markup=False)
+        console.print(
+            f"  {address.replace('apis://', 'https://').replace('api://', 'http://')}", markup=False
+        )
     console.print("\n[bold]Account[/bold]")
     console.print(f"  {admin.DEMO_ADDRESS}, user name {admin.DEMO_USER}")
     if demo.password is not None:

@@ -26,7 +26,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-import msgspec
 import structlog
 import trio
 
@@ -34,8 +33,11 @@ from wd_trio.errors import Invalid
 from wd_trio.ops import holder_channel as c
 from wd_trio.ops import metrics
 from wd_trio.ops.handoff import channel_pair
+from wd_trio.ops.holding_state import NEW, HoldingState, Newcomer, TlsFacts, Waiting
 from wd_trio.ops.processes import Process
 from wd_trio.servers.tls import server_context
+
+__all__ = ["NEW", "Holding", "HoldingOptions", "HoldingState", "HoldingStatistics", "Newcomer", "TlsFacts"]
 
 log = structlog.get_logger()
 
@@ -44,33 +46,12 @@ CONFIG_VARIABLES: Final = "WD_TRIO_"
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 10.0
 STEADY_S: Final = 30.0
-NEW: Final = -1
 WAITING: Final = 2000
 """Clients at most that wait for a holder; more are refused."""
 CROWDED_PAUSE_S: Final = 0.05
 LOAD_S: Final = 5.0
 LAST_WORDS_S: Final = 1.0
 KILL_S: Final = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Newcomer:
-    """A client that wants TLS, and what is known of it. `upgrades`: the number of the connection that said STARTTLS;
-    NEW for one that begins with TLS."""
-
-    protocol: str
-    ip: str
-    port: int
-    upgrades: int = NEW
-
-
-@dataclass(frozen=True, slots=True)
-class TlsFacts:
-    """How a client's TLS came out. `name` is what it asked for (SNI), "" if for none; there is no ALPN."""
-
-    version: str
-    cipher: str
-    name: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,31 +73,6 @@ class HoldingStatistics:
     """Handshakes in the holder, by our own count."""
     open: int
     """Connections in the holder, as it last told (a few seconds ago at most)."""
-
-
-class _Waiting(msgspec.Struct, array_like=True):
-    id: int
-    newcomer: Newcomer
-    descriptor: int
-
-
-class HoldingState(msgspec.Struct, kw_only=True):
-    """What a successor of this process needs; its descriptors must stay open across the exec."""
-
-    pid: int
-    channel: int
-    ready: bool
-    last_id: int
-    batch: int
-    sent: bool
-    on_the_way: list[_Waiting]
-    waiting: list[_Waiting]
-    unfinished: dict[int, Newcomer]
-
-    @property
-    def descriptors(self) -> list[int]:
-        own = [self.channel] if self.channel >= 0 else []
-        return [*own, *(each.descriptor for each in (*self.on_the_way, *self.waiting))]
 
 
 OnSecured = Callable[[Newcomer, socket.socket, TlsFacts], None]
@@ -155,8 +111,8 @@ class Holding:
         self._last_request = 0
         self._batch = 0
         self._sent = False
-        self._on_the_way: list[_Waiting] = []
-        self._waiting: deque[_Waiting] = deque()
+        self._on_the_way: list[Waiting] = []
+        self._waiting: deque[Waiting] = deque()
         self._unfinished: dict[int, Newcomer] = {}
         self._loads: dict[int, tuple[trio.Event, list[str]]] = {}
         self._wanted = trio.Event()
@@ -268,7 +224,7 @@ class Holding:
             )
             return
         self._last_id += 1
-        self._waiting.append(_Waiting(self._last_id, newcomer, sock.detach()))
+        self._waiting.append(Waiting(self._last_id, newcomer, sock.detach()))
         self._work.set()
 
     async def _feed(self, channel: socket.socket) -> None:
@@ -529,7 +485,7 @@ def _environment() -> dict[str, str]:
     return {"MALLOC_ARENA_MAX": "1"} | kept
 
 
-def _close_all(waiting: Sequence[_Waiting] | deque[_Waiting]) -> None:
+def _close_all(waiting: Sequence[Waiting] | deque[Waiting]) -> None:
     c.close_all([each.descriptor for each in waiting])
 
 

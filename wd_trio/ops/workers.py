@@ -75,7 +75,7 @@ class Keeper:
 
     async def _keep(self) -> None:
         pause_s = FIRST_PAUSE_S
-        while not self._retired:
+        while not self._retired or self._adopted is not None:  # which runs already, and is to be seen out
             child, began = self._next(), trio.current_time()
             try:
                 await child.run()

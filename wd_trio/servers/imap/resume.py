@@ -67,6 +67,7 @@ async def resume(session: ImapSession) -> None:
     else:
         if left_s is not None:
             session.heard_at = trio.current_time() + left_s - session.options.idle_timeout_s
+        _log_in_again(session, slot)
         outcome = await _outcome(session, slot) if slot.progress & Progress.WRITING else None
         await _go_on(session, slot)
         if outcome is not None:
@@ -76,8 +77,8 @@ async def resume(session: ImapSession) -> None:
         session.no(slot.tag, "Interrupted, try again", "UNAVAILABLE")
 
 
-async def _go_on(session: ImapSession, slot: Slot) -> None:
-    """After log-in: the session, what was agreed, the mailbox, IDLE."""
+def _log_in_again(session: ImapSession, slot: Slot) -> None:
+    """The session is this worker's to end from now on, whatever comes."""
     sessions, connection, engine = session.services.sessions, session.connection, session.engine
     quota_bytes = slot.quota_bytes
     session.login = Login(slot.user, "", "", None if quota_bytes < 0 else quota_bytes)
@@ -86,6 +87,11 @@ async def _go_on(session: ImapSession, slot: Slot) -> None:
     engine.authenticated()
     engine.utf8 = slot.has(Standing.UTF8)
     session.condstore, session.qresync = slot.has(Standing.CONDSTORE), slot.has(Standing.QRESYNC)
+
+
+async def _go_on(session: ImapSession, slot: Slot) -> None:
+    """The mailbox, and IDLE."""
+    engine = session.engine
     interrupted = slot.command if slot.progress & Progress.BUSY else 0
     # A SELECT that fails leaves no mailbox selected (RFC 3501 §6.3.1).
     if slot.has(Standing.SELECTED) and interrupted != SELECT:

@@ -23,7 +23,8 @@ async def handle_append(session: ImapSession, tag: str, event: AppendEvent) -> N
     except BaseException:
         session.write(session.engine.refuse_message())
         raise
-    session.write(session.engine.accept_message())
+    if go_ahead := session.engine.accept_message():
+        session.write(go_ahead)
     with session.services.messages.spool(most_bytes=command.size) as spool:
         try:
             if not await _receive(session, spool):
