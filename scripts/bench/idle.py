@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import select
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from scripts.bench import samples
@@ -30,30 +32,30 @@ from scripts.bench.wire import (
 SETTLE_S = 3.0
 
 
-def _idles(line: Line) -> Script:
+def _idles(line: Line, tag: bytes = b"z") -> Script:
     line.tag += 1
-    yield Exchange(b"z%d IDLE\r\n" % line.tag, lambda data: b"+ " in data and data.endswith(b"\r\n"))
+    yield Exchange(b"%b%d IDLE\r\n" % (tag, line.tag), lambda data: b"+ " in data and data.endswith(b"\r\n"))
 
 
-def _watcher(rows: Rows, line: Line, account: int) -> None:
+def _watcher(rows: Rows, line: Line, account: int, tag: bytes = b"z") -> None:
     rows.log_in(line, account)
     play(line, imap_do(line, b"SELECT INBOX"))
-    play(line, _idles(line))
+    play(line, _idles(line, tag))
 
 
 class Push:
     """Deliveries one after the other to a mailbox that so many connections watch."""
 
-    def __init__(self, target: Target, sizes: Sizes, connections: int) -> None:
-        """Opens the connections; `run` once, `close` once."""
+    def __init__(self, target: Target, sizes: Sizes, connections: int, *, tag: bytes = b"z") -> None:
+        """Opens the connections, whose IDLE's tag begins so; `run` once, `close` once."""
         self._recipient = target.recipient(SINKS)
         self._count = sizes.pushes
         rows = Rows(target, sizes)
         self._watchers = [Line(number) for number in range(connections)]
         for line in self._watchers:
-            _watcher(rows, line, SINKS)
+            _watcher(rows, line, SINKS, tag)
         self._sender = Line(0, target.places["lmtp"])
-        play(self._sender, _greet())
+        play(self._sender, greet())
 
     def run(self) -> Timings:
         """A latency for each EXISTS."""
@@ -72,7 +74,8 @@ class Push:
             line.close()
 
 
-def _greet() -> Script:
+def greet() -> Script:
+    """The beginning of an LMTP connection."""
     yield Exchange(b"", greeting)
     yield Exchange(b"LHLO bench.example.com\r\n", codes(1))
 
@@ -115,6 +118,13 @@ class Slope:
 
 def memory(target: Target, sizes: Sizes) -> Slope:
     """Hold that many idle connections twice; what the difference is for each."""
+    with held(target, sizes) as slope:
+        return slope
+
+
+@contextmanager
+def held(target: Target, sizes: Sizes) -> Iterator[Slope]:
+    """As `memory`, while the connections are still held."""
     rows = Rows(target, sizes)
     lines: list[Line] = []
     plateaus = []
@@ -126,7 +136,9 @@ def memory(target: Target, sizes: Sizes) -> Slope:
             lines.append(line)
         time.sleep(min(SETTLE_S, sizes.seconds))  # the server is to come to rest
         plateaus.append(target.memory_bytes())
-    for line in lines:
-        line.close()
     low, high = plateaus
-    return Slope((high - low) / (sizes.idle[1] - sizes.idle[0]), (low, high))
+    try:
+        yield Slope((high - low) / (sizes.idle[1] - sizes.idle[0]), (low, high))
+    finally:
+        for line in lines:
+            line.close()

@@ -66,6 +66,7 @@ class Surroundings:
     metrics_text: Callable[[], Awaitable[str]]
     buried: Callable[[str], None]
     """Called with the owner of a dead worker when a living one has ended what it held."""
+    api_tls_descriptors: Sequence[int] = ()
     options: ChildOptions = field(default_factory=ChildOptions)
 
 
@@ -215,7 +216,7 @@ class Child:
         """The process, with its first message sent: in one step, so that it is either there whole or not at all."""
         control, control_theirs = channel_pair()
         bus, bus_theirs = channel_pair()
-        api = list(self._around.api_descriptors)
+        api = [*self._around.api_descriptors, *self._around.api_tls_descriptors]
         slots = self._around.door.connections.slots.descriptor
         inherited = [control_theirs.fileno(), bus_theirs.fileno(), slots, *api]
         try:

@@ -23,6 +23,7 @@ from wd_trio.ops import metrics
 from wd_trio.ops.connections import UNIX
 from wd_trio.ops.door import Door
 from wd_trio.ops.listeners import Listener, accept_all
+from wd_trio.ops.securing import Securing
 from wd_trio.servers.proxy import read_header
 
 log = structlog.get_logger()
@@ -34,8 +35,10 @@ HEADERS: Final = 1000
 class Entrance:
     """Lets the connections of all listeners but the API's come to the door."""
 
-    def __init__(self, door: Door, proxy_networks: Sequence[str]) -> None:
+    def __init__(self, door: Door, proxy_networks: Sequence[str], securing: Securing | None = None) -> None:
+        """`securing` is where clients of TLS listeners go."""
         self._door = door
+        self._securing = securing
         self._networks: tuple[IPv4Network | IPv6Network, ...] = ()
         self._unfinished = 0
         self.trust(proxy_networks)
@@ -54,20 +57,39 @@ class Entrance:
         async with trio.open_nursery() as nursery:
 
             def accepted(sock: socket.socket, ip: str, port: int) -> None:
-                self.come(nursery, listener.protocol, sock, ip, port)
+                self.come(nursery, listener.protocol, sock, ip, port, tls=listener.tls)
 
             await accept_all(listener, accepted, wait_wanted=self._door.wait_wanted)
 
-    def come(self, nursery: trio.Nursery, protocol: str, sock: socket.socket, ip: str, port: int) -> None:
-        """Bring an accepted connection to the door: now, or in a task of the nursery when its header has come."""
+    def come(
+        self,
+        nursery: trio.Nursery,
+        protocol: str,
+        sock: socket.socket,
+        ip: str,
+        port: int,
+        *,
+        tls: bool = False,
+    ) -> None:
+        """Bring an accepted connection to the door, past the end of TLS if it begins with that: now, or in a task of
+        the nursery when its header has come."""
         if not self._speaks_for_others(ip):
-            self._door.come(protocol, sock, ip, port)
+            self._let_in(protocol, sock, ip, port, tls=tls)
         elif self._unfinished >= HEADERS:
             metrics.refused_total.labels(protocol, "headers full").inc()
             _shut(sock)
         else:
             self._unfinished += 1
-            nursery.start_soon(self._hear, protocol, sock, ip, port)
+            nursery.start_soon(self._hear, protocol, sock, ip, port, tls)
+
+    def _let_in(
+        self, protocol: str, sock: socket.socket, ip: str, port: int, *, tls: bool, secure: bool = False
+    ) -> None:
+        if tls:
+            assert self._securing is not None  # its owner has TLS listeners
+            self._securing.come(protocol, sock, ip, port)
+        else:
+            self._door.come(protocol, sock, ip, port, secure=secure)
 
     def _speaks_for_others(self, ip: str) -> bool:
         if not self._networks or ip == UNIX:
@@ -75,7 +97,7 @@ class Entrance:
         address = ip_address(ip)
         return any(address in network for network in self._networks)
 
-    async def _hear(self, protocol: str, sock: socket.socket, ip: str, port: int) -> None:
+    async def _hear(self, protocol: str, sock: socket.socket, ip: str, port: int, tls: bool) -> None:
         origin, reason = None, "late"
         try:
             sock.setblocking(False)
@@ -93,7 +115,7 @@ class Entrance:
                 _shut(sock)
         if origin is not None:
             known = (origin.ip, origin.port) if origin.ip else (ip, port)
-            self._door.come(protocol, sock, *known, secure=origin.secure)
+            self._let_in(protocol, sock, *known, tls=tls, secure=origin.secure)
         elif reason:  # else a look whether the port answers: it came and went without a word
             metrics.refused_total.labels(protocol, "no proxy header").inc()
             log.warning("no proxy header", protocol=protocol, balancer=ip, reason=reason)

@@ -58,14 +58,15 @@ class BindFailed(Exception):
 
 @dataclass(slots=True)
 class Listener:
-    """A bound socket. `address` is the one bound: port 0 has become a number."""
+    """A bound socket. `address` is the one bound: port 0 has become a number. `tls`: from the first byte."""
 
     protocol: str
     address: Listen
     sock: socket.socket
+    tls: bool = False
 
     def __str__(self) -> str:
-        return f"{self.protocol}://{self.address}"
+        return f"{self.protocol}{'s' if self.tls else ''}://{self.address}"
 
     def close(self) -> None:
         """Stop listening, and remove the file of a Unix socket. Idempotent."""
@@ -79,13 +80,14 @@ class Listener:
         self.sock.close()
 
 
-def addresses(config: Config) -> list[tuple[str, str]]:
-    """(protocol, address) of everything that the configuration listens on."""
+def addresses(config: Config) -> list[tuple[str, str, bool]]:
+    """(protocol, address, whether TLS comes first) of everything that the configuration listens on."""
+    sections = (("imap", config.imap), ("pop3", config.pop3), ("lmtp", config.lmtp), ("api", config.api))
     return [
-        *(("imap", text) for text in config.imap.listen),
-        *(("pop3", text) for text in config.pop3.listen),
-        *(("lmtp", text) for text in config.lmtp.listen),
-        *(("api", text) for text in config.api.listen),
+        (protocol, text, tls)
+        for protocol, section in sections
+        for tls, texts in ((False, section.listen), (True, section.tls_listen))
+        for text in texts
     ]
 
 
@@ -93,8 +95,11 @@ def bind_all(config: Config) -> list[Listener]:
     """Bind every configured address, or none: BindFailed for the first that cannot be."""
     bound: list[Listener] = []
     try:
-        for protocol, text in addresses(config):
-            bound.extend(_bind(protocol, parse_listen(text)))
+        for protocol, text, tls in addresses(config):
+            made = _bind(protocol, parse_listen(text))
+            bound.extend(made)
+            for listener in made:
+                listener.tls = tls
     except BaseException:
         for listener in bound:
             listener.close()

@@ -37,7 +37,8 @@ class _Message(msgspec.Struct, frozen=True, tag=True, tag_field="type"):
 class Boot(_Message, frozen=True):
     """Supervisor → worker, first of all: what to be. `slot` is the worker's place, counted from 1; `owner` the name
     under which it holds claims and sessions, which no worker had before; `dead` names workers that are gone, whose
-    claims and sessions it ends before it is ready."""
+    claims and sessions it ends before it is ready; `api_tls`: those of the API's descriptors on which TLS comes
+    first."""
 
     version: int
     config: Config
@@ -45,6 +46,7 @@ class Boot(_Message, frozen=True):
     slot: int
     owner: str
     dead: list[str] = []
+    api_tls: list[int] = []
 
 
 class Ready(_Message, frozen=True):

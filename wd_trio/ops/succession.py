@@ -50,6 +50,7 @@ class ListenerState(msgspec.Struct, frozen=True, kw_only=True):
     protocol: str
     address: str
     descriptor: int
+    tls: bool = False
 
 
 class ControlState(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,7 +88,9 @@ class Succession(msgspec.Struct, frozen=True, kw_only=True):
     def bound(self) -> list[Listener]:
         """The listeners, now ours."""
         return [
-            Listener(each.protocol, parse_listen(each.address), socket.socket(fileno=each.descriptor))
+            Listener(
+                each.protocol, parse_listen(each.address), socket.socket(fileno=each.descriptor), each.tls
+            )
             for each in self.listeners
         ]
 

@@ -38,6 +38,7 @@ from wd_trio.ops.control import ControlSocket, control_path
 from wd_trio.ops.door import Door
 from wd_trio.ops.entrance import Entrance
 from wd_trio.ops.listeners import BindFailed, Listener, bind_all
+from wd_trio.ops.securing import Securing
 from wd_trio.ops.succession import ControlState, ListenerState, Succession
 from wd_trio.ops.upgrade import Upgrade, UpgradeOptions
 from wd_trio.ops.workers import Workers
@@ -48,6 +49,8 @@ log = structlog.get_logger()
 
 DRAIN_S: Final = 8.0
 HARD_EXIT_S: Final = 9.0
+HOLDER_S: Final = 8.3
+"""The holder of TLS connections is killed a second later."""
 BACKSTOP_S: Final = 9.5
 """A thread ends the process then, whatever holds its loop; container runtimes kill after 10 s."""
 
@@ -183,7 +186,10 @@ class Supervisor:
         self._connections = connections
         self._left = left
         self._door = Door(config.limits, connections)
-        self._entrance = Entrance(self._door, config.server.proxy_networks)
+        self._securing = Securing(config, self._door)
+        if left is not None and left.holder is not None:
+            self._securing.holding.adopt_state(left.holder)
+        self._entrance = Entrance(self._door, config.server.proxy_networks, self._securing)
         self._workers: Workers  # from `run` on
         self._upgrade = Upgrade(
             self._door,
@@ -210,6 +216,7 @@ class Supervisor:
             async with trio.open_nursery() as tree:
                 self._workers = workers = self._make_workers(tree)
                 tree.start_soon(self._obey, signals, tree)
+                tree.start_soon(self._securing.holding.run)
                 tree.start_soon(self._accept)
                 tree.start_soon(self._control.serve, partial(self._answer, tree))
                 if self._left is not None:
@@ -232,10 +239,15 @@ class Supervisor:
             count=worker_count(self._config),
             server=self._server,
             door=self._door,
-            api_descriptors=[each.sock.fileno() for each in self._listeners if each.protocol == "api"],
+            api_descriptors=[
+                each.sock.fileno() for each in self._listeners if each.protocol == "api" and not each.tls
+            ],
+            api_tls_descriptors=[
+                each.sock.fileno() for each in self._listeners if each.protocol == "api" and each.tls
+            ],
             options=self._child_options,
             nursery=tree,
-            upgrade=self._connections.end,
+            upgrade=self._securing.upgrade,
         )
 
     # -- serving
@@ -352,6 +364,7 @@ class Supervisor:
             self._config = config
             self._door.limits = config.limits
             self._entrance.trust(config.server.proxy_networks)
+            faults = await self._securing.reload(config)
             logging.configure(config.log)
             log.info("reloaded", workers=worker_count(config))
         return faults
@@ -415,13 +428,17 @@ class Supervisor:
             server=self._server,
             listeners=[
                 ListenerState(
-                    protocol=each.protocol, address=str(each.address), descriptor=each.sock.fileno()
+                    protocol=each.protocol,
+                    address=str(each.address),
+                    descriptor=each.sock.fileno(),
+                    tls=each.tls,
                 )
                 for each in self._listeners
             ],
             control=ControlState(path=str(self._control.path), descriptor=self._control.fileno()),
             connections=self._connections.state(),
             workers=self._workers.leave_state(),
+            holder=self._securing.holding.export_state(),
         )
 
     # -- ending
@@ -436,7 +453,10 @@ class Supervisor:
         for listener in self._listeners:
             listener.close()
         deadline_s = min(self._config.server.drain_s, DRAIN_S)
-        clean = await self._workers.stop(deadline_s=deadline_s, hard_s=HARD_EXIT_S)
+        clean = False
+        async with trio.open_nursery() as nursery:  # the holder ends with its last connection
+            nursery.start_soon(partial(self._securing.holding.stop, deadline_s=HOLDER_S))
+            clean = await self._workers.stop(deadline_s=deadline_s, hard_s=HARD_EXIT_S)
         self._door.refuse_waiting()
         return clean and not self._at_once
 
@@ -448,12 +468,13 @@ def _keep_what_is_bound(new: Config, old: Config) -> Config:
         server=replace(new.server, control=old.server.control),
         store=old.store,
         redis=old.redis,
-        imap=replace(new.imap, listen=old.imap.listen),
-        pop3=replace(new.pop3, listen=old.pop3.listen),
-        lmtp=replace(new.lmtp, listen=old.lmtp.listen),
-        api=replace(new.api, listen=old.api.listen),
+        imap=replace(new.imap, listen=old.imap.listen, tls_listen=old.imap.tls_listen),
+        pop3=replace(new.pop3, listen=old.pop3.listen, tls_listen=old.pop3.tls_listen),
+        lmtp=replace(new.lmtp, listen=old.lmtp.listen, tls_listen=old.lmtp.tls_listen),
+        api=replace(new.api, listen=old.api.listen, tls_listen=old.api.tls_listen),
+        tls=replace(new.tls, hold=old.tls.hold),
     )
-    for section in ("server", "store", "redis", "imap", "pop3", "lmtp", "api"):
+    for section in ("server", "store", "redis", "imap", "pop3", "lmtp", "api", "tls"):
         if getattr(kept, section) != getattr(new, section):
             log.warning("takes a restart to change", section=section)
     return kept

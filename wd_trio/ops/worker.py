@@ -20,6 +20,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import ssl
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -37,7 +38,7 @@ from wd_trio.config import Log
 from wd_trio.errors import Unavailable, WdError
 from wd_trio.ops import log as logging
 from wd_trio.ops import messages, metrics
-from wd_trio.ops.boot import Services, api_services, driver_options, handlers, open_services
+from wd_trio.ops.boot import Services, api_services, api_tls, driver_options, handlers, open_services
 from wd_trio.ops.handoff import Channel, ChannelOver, Received, close_all
 from wd_trio.ops.health import Health
 from wd_trio.ops.http import serve_http
@@ -142,7 +143,7 @@ class Worker:
                     metrics=self._metrics_text,
                     services=api_services(services, boot.config),
                 )
-                outer.start_soon(self._serve_api, metered(app))
+                outer.start_soon(self._serve_api, metered(app), boot, api_tls(boot.config))
                 await self._serve_tree(boot, services)
                 status = 0
             outer.cancel_scope.cancel()
@@ -186,11 +187,13 @@ class Worker:
             if left:
                 log.warning("sessions cut off", protocol=protocol, count=left)
 
-    async def _serve_api(self, app: object) -> None:
+    async def _serve_api(self, app: object, boot: messages.Boot, tls: ssl.SSLContext | None) -> None:
         try:
             await serve_http(
                 app,
-                self._api_descriptors,
+                [each for each in self._api_descriptors if each not in boot.api_tls],
+                tls_descriptors=boot.api_tls,
+                tls=tls,
                 leave=self._api_leaving.wait,
                 grace_s=API_GRACE_S,
                 flush_s=self._driver_options.flush_s,

@@ -153,6 +153,7 @@ class Workers:
         server: str,
         door: Door,
         api_descriptors: Sequence[int],
+        api_tls_descriptors: Sequence[int] = (),
         options: ChildOptions,
         nursery: trio.Nursery,
         upgrade: Callable[[int], None],
@@ -165,6 +166,7 @@ class Workers:
             door=door,
             hub=Hub(),
             api_descriptors=api_descriptors,
+            api_tls_descriptors=api_tls_descriptors,
             upgrade=upgrade,
             arrived=self._tell_deaths,
             metrics_text=self.metrics_text,
@@ -202,7 +204,8 @@ class Workers:
             dead = sorted(self._without_heirs())[
                 : messages.MANY_DEAD
             ]  # of the others it is told when it is ready
-            boot = Boot(messages.VERSION, config, self._server, slot, owner, dead)
+            api_tls = list(self._around.api_tls_descriptors)
+            boot = Boot(messages.VERSION, config, self._server, slot, owner, dead, api_tls)
             return Child(boot, self._around, on_ready=lambda: self._became_ready(keeper))
 
         def adopt(keeper: Keeper) -> Child:

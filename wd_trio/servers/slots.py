@@ -139,7 +139,7 @@ class _Text:
         slot.memory[start + 1 : start + 1 + len(raw)] = raw
 
 
-TAG_BYTES: Final = 63
+TAG_BYTES: Final = 61
 USER_AGENT_BYTES: Final = 95
 _IP_BYTES: Final = 45
 _COMMAND: Final = Struct("<IH")
