@@ -12,7 +12,7 @@ from served import Served
 from wd_trio.ops import control
 
 
-def test_ready_reload_fault_and_stop(start_server: Callable[..., Served], tmp_path: Path) -> None:
+def test_ready_reload_fault_upgrade_and_stop(start_server: Callable[..., Served], tmp_path: Path) -> None:
     path = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(path))
@@ -34,6 +34,11 @@ def test_ready_reload_fault_and_stop(start_server: Callable[..., Served], tmp_pa
         assert heard().startswith("RELOADING=1\n")
         assert heard().startswith("READY=1\n")  # it serves on, as before
         server.config_path.write_text(good)
+
+        assert control.upgrade(config).ok
+        assert heard().startswith("RELOADING=1\n")
+        assert heard().startswith("RELOADING=1\n")  # by the new program
+        assert heard().startswith("READY=1\n")
 
         server.signal(signal.SIGTERM)
         assert heard() == "STOPPING=1\nSTATUS=draining"

@@ -18,7 +18,7 @@ import trio
 from wd_trio.config import Config, Store
 from wd_trio.errors import Conflict, Unavailable
 from wd_trio.ops import control as control_
-from wd_trio.ops.control import REQUEST_BYTES, ControlSocket, control_path, request
+from wd_trio.ops.control import REQUEST_BYTES, ControlSocket, Upgraded, control_path, request
 
 
 @pytest.fixture
@@ -127,6 +127,57 @@ def test_the_place_of_a_dead_server_is_taken_over_and_that_of_a_living_one_is_no
         request(config, "status")
     second.bind()
     second.close()
+    second.close()
+    assert not control_path(config).exists()
+
+
+@pytest.mark.parametrize(
+    ("begun", "then", "expected"),
+    [
+        ({"ok": False, "error": "no"}, [], Upgraded(("1", 0), ("1", 0), ["no"])),
+        ({"ok": True}, [{"generation": 0, "faults": ["bad"]}], Upgraded(("1", 0), ("2", 0), ["bad"])),
+        ({"ok": True}, [{"underWay": True}, None, {}], Upgraded(("1", 0), ("2", 1), [])),
+        ({"ok": True}, [None, {"faults": ["half"]}], Upgraded(("1", 0), ("2", 1), ["half"])),
+    ],
+)
+def test_an_upgrade_is_waited_for(
+    config: Config,
+    begun: dict[str, Any],
+    then: list[dict[str, Any] | None],
+    expected: Upgraded,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    replies = iter(then)
+
+    def answers(_config: Config, op: str) -> dict[str, Any]:
+        if op == "upgrade":
+            return {"version": "1", "generation": 0} | begun
+        about = next(replies)
+        if about is None:
+            raise control_.WentAway("between two programs")
+        return {"version": "2", "upgrade": {"generation": 1, "underWay": False, "faults": []} | about}
+
+    monkeypatch.setattr(control_, "request", answers)
+    monkeypatch.setattr(control_, "UPGRADE_POLL_S", 0.0)
+    came = control_.upgrade(config)
+    assert came == expected
+    assert came.ok == (expected.after == ("2", 1) and not expected.faults)
+    assert next(replies, None) is None
+
+
+def test_a_socket_that_was_bound_before_goes_on(config: Config) -> None:
+    first = ControlSocket(control_path(config))
+    first.bind()
+    second = ControlSocket(first.path, socket.socket(fileno=os.dup(first.fileno())))
+    first._sock.close()
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(second.serve, answer)
+            assert (await trio.to_thread.run_sync(request, config, "status"))["ok"]
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
     second.close()
     assert not control_path(config).exists()
 

@@ -23,7 +23,7 @@ from wd_trio.ops.upgrade import SETTLE_S, Upgrade, UpgradeOptions
 from wd_trio.servers.slots import Slots
 
 
-class Gone(Exception):
+class Gone(BaseException):
     """In place of an exec: nothing of this program runs on."""
 
 
@@ -148,3 +148,13 @@ def test_the_status_tells_of_the_last_one(stage: Stage) -> None:
     assert upgrade.status() == {"generation": 3, "underWay": False, "faults": ["broken"]}
     upgrade.begin()
     assert upgrade.faults == []
+
+
+async def test_a_defect_of_ours_costs_the_upgrade_alone(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    async def breaks(command: tuple[str, ...], state: Any, *, deadline_s: float) -> list[str]:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(trial, "try_out", breaks)
+    assert await stage.upgrade().run() == ["the upgrade failed; the log says more"]

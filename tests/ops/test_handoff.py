@@ -162,6 +162,36 @@ def test_nonsense_is_a_decode_error(data: bytes) -> None:
         messages.decode(data)
 
 
+def test_a_message_of_another_version_is_heard_as_unknown() -> None:
+    later = msgspec.msgpack.encode({"type": "Later", "what": [1, 2]})
+    assert messages.decode(later) == messages.Unknown("Later")
+
+
+def test_fields_of_another_version_do_no_harm() -> None:
+    """The rule between versions (messages.py): fields are only added, with defaults."""
+    fields = msgspec.msgpack.decode(messages.encode(messages.Adopt(3, [4, 1], {1: b"rest"})))
+    assert messages.decode(msgspec.msgpack.encode(fields | {"later": 1})) == messages.Adopt(
+        3, [4, 1], {1: b"rest"}
+    )
+    del fields["unread"]
+    assert messages.decode(msgspec.msgpack.encode(fields)) == messages.Adopt(3, [4, 1])
+    family = ["n", "counter", "h", [["n_total", [["k", "v"]], 1.5]], "later"]
+    samples = {"type": "Samples", "request": 1, "families": [family], "last": True}
+    heard = messages.decode(msgspec.msgpack.encode(samples))
+    assert isinstance(heard, messages.Samples)
+    assert heard.families == [messages.Family("n", "counter", "h", [("n_total", (("k", "v"),), 1.5)])]
+
+
+async def test_a_receiver_that_is_cancelled_takes_no_message_along(ends: tuple[Channel, Channel]) -> None:
+    for number in range(3):
+        await ends[0].send(messages.Ping(number))
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await ends[1].receive()
+    assert scope.cancelled_caught
+    assert (await ends[1].receive()).message == messages.Ping(0)
+
+
 def test_a_socket_may_travel_twice_and_live_on(ends: tuple[Channel, Channel]) -> None:
     """The supervisor keeps its duplicate until the acknowledgement, and may give it to another worker."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pop3_world import Pop3World, open_pop3_world
 
-from wd_trio.errors import Conflict, Unavailable
+from wd_trio.errors import Conflict, Outdated, Unavailable
 from wd_trio.mail.content import prepare
 from wd_trio.mail.model import DELETED, Columns, Expunged, Mailbox, NewMessage
 from wd_trio.mail.numset import UidSet
 from wd_trio.ports.gateway import lane_of
-from wd_trio.service.maildrop import Maildrop
+from wd_trio.service.maildrop import Maildrop, Maildrops
 from wd_trio.service.messages import Messages
 
 MAILBOX = Mailbox("m" * 24, "u" * 24, "INBOX", 1700000000, 1001, 55, "", True, 0, 0, 0, 0)
@@ -147,6 +148,11 @@ async def test_messages_that_go_while_the_snapshot_is_taken_are_not_in_it(
     assert len(drop) == 598
     numbers = (1, 2, 298, 299)
     assert [drop.unique_id(number).split(".")[1] for number in numbers] == ["1", "3", "299", "301"]
+    monkeypatch.undo()
+    again = await world.services.maildrops.reopen(await user_id(world), "c1", drop.told, drop.state)
+    assert [again.unique_id(number) for number in range(1, 599)] == [
+        drop.unique_id(number) for number in range(1, 599)
+    ]
 
 
 async def test_a_maildrop_is_one_holders(world: Pop3World) -> None:
@@ -161,6 +167,55 @@ async def test_a_maildrop_is_one_holders(world: Pop3World) -> None:
     await maildrops.open(user, "c2")
     await maildrops.close(user, "c2")
     await maildrops.close(user, "c2")
+
+
+async def test_a_maildrop_goes_on_as_it_was(world: Pop3World) -> None:
+    await fill(world, 6)
+    maildrops, user = world.services.maildrops, await user_id(world)
+    drop = await maildrops.open(user, "c1")
+    for number in (2, 3, 5):
+        drop.mark(number)
+    await world.expunge("alice", 3, 4)
+    state = await drop.parting_state()
+    assert state["sizes"] == {"3": 23, "4": 23}
+    await fill(world, 1)
+    again = await maildrops.reopen(user, "c1", drop.told, state)
+    assert (again.stat, again.told, again.state) == (drop.stat, drop.told, drop.state)
+    assert [again.is_marked(number) for number in range(1, 7)] == [False, True, True, False, True, False]
+    assert not again.unsaved
+    await again.apply()
+    assert list(await world.flags()) == [1, 6, 7]
+    await maildrops.close(user, "c1")
+
+
+async def test_a_maildrop_that_cannot_go_on(world: Pop3World) -> None:
+    await fill(world, 3)
+    maildrops, user = world.services.maildrops, await user_id(world)
+    drop = await maildrops.open(user, "c1")
+    with pytest.raises(Conflict):
+        await maildrops.reopen(user, "c2", drop.told, drop.state)
+    with pytest.raises(Outdated):
+        await maildrops.reopen(user, "c1", replace(drop.told, uid_validity=1), drop.state)
+    state = await drop.parting_state()
+    await world.expunge("alice", 2)
+    with pytest.raises(Outdated):
+        await maildrops.reopen(user, "c1", drop.told, state)
+    await maildrops.close(user, "c1")
+    await maildrops.open(user, "c2")
+
+
+async def test_connections_of_two_servers_may_have_one_number(world: Pop3World) -> None:
+    services, user = world.services, await user_id(world)
+    other = Maildrops(
+        gateway=services.gateway,
+        limits=services.limits,
+        mailboxes=services.mailboxes,
+        messages=services.messages,
+        owner="elsewhere/1",
+    )
+    await services.maildrops.open(user, "c1")
+    with pytest.raises(Conflict):
+        await other.open(user, "c1")
 
 
 async def test_a_snapshot_that_fails_leaves_no_lock(

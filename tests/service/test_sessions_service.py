@@ -288,6 +288,25 @@ async def test_a_dead_workers_sessions_are_ended_by_a_sibling(house: SessionHous
     assert [document.id for document in await two.sessions.of_user(login.user_id)] == [left.id]
 
 
+async def test_a_session_goes_on_in_another_worker(house: SessionHouse) -> None:
+    one, two = house.worker("1.1"), house.worker("2.1")
+    login = await house.login("anna")
+    begun = await one.begin(login, "pop3")
+    begun.note(selected="m1", state={"marks": "1:2"})
+    await one.sessions.update(begun)
+    one.sessions.let_go(begun)
+    session = await two.sessions.resume(begun.id, kick=two.kicked.append)
+    assert session is not None
+    assert session.document.state == {"marks": "1:2"}
+    assert session.document.worker == "2.1"
+    await one.sessions.end(begun)
+    assert await two.sessions.end_worker("1.1") == 0, "it is the other's now"
+    assert [document.id for document in await two.sessions.of_user(login.user_id)] == [begun.id]
+    await two.sessions.end(session)
+    assert await two.sessions.of_user(login.user_id) == []
+    assert await two.sessions.resume(begun.id, kick=two.kicked.append) is None
+
+
 async def test_an_end_that_the_engine_missed_is_made_up_for(
     house: SessionHouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:

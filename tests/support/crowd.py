@@ -38,7 +38,7 @@ class Tally:
     wrong: list[str] = field(default_factory=list)
     checked: Counter[str] = field(default_factory=Counter)
     acknowledged: list[str] = field(default_factory=list)
-    """The subjects of the messages that got a 250."""
+    """The subjects of the messages that got a 250, but those that a sweeper may have expunged."""
     reasons: Counter[str] = field(default_factory=Counter)
     """The last words to those that were lost."""
 
@@ -201,6 +201,7 @@ class Crowd:
         self._due = 0
         self._stop = trio.Event()
         self._wires: dict[object, list[Wire]] = {}
+        self._swept: set[str] = set()
 
     async def _connect(self, place: tuple[str, int], tls: ssl.SSLContext | None = None) -> Wire:
         """A wire that is closed with the client whose task this is."""
@@ -219,6 +220,7 @@ class Crowd:
             "senders": self._sender,
             "sweepers": self._sweeper,
         }
+        self._swept |= {account.address for account in self.accounts[: sizes.get("sweepers", 0)]}
         ready = trio.CapacityLimiter(32)
 
         async def start(kind: str, account: Account) -> None:
@@ -418,7 +420,8 @@ class Crowd:
         await wire.say(f"Subject: {subject}\r\n\r\nbody of {subject}\r\n.\r\n")
         line = await wire.line()
         if line.startswith("250"):
-            self.tally.acknowledged.append(subject)
+            if address not in self._swept:
+                self.tally.acknowledged.append(subject)
         else:
             assert line.startswith("451"), line
             self.tally.refused["DATA"] += 1

@@ -57,3 +57,9 @@ class HoldingState(msgspec.Struct, kw_only=True):
     def descriptors(self) -> list[int]:
         own = [self.channel] if self.channel >= 0 else []
         return [*own, *(each.descriptor for each in (*self.on_the_way, *self.waiting))]
+
+    @property
+    def upgrading(self) -> set[int]:
+        """The numbers of connections that said STARTTLS and have no TLS yet."""
+        newcomers = [each.newcomer for each in (*self.on_the_way, *self.waiting)]
+        return {each.upgrades for each in (*newcomers, *self.unfinished.values()) if each.upgrades != NEW}

@@ -220,7 +220,8 @@ class Supervisor:
                 tree.start_soon(self._accept)
                 tree.start_soon(self._control.serve, partial(self._answer, tree))
                 if self._left is not None:
-                    workers.succeed(self._left.workers)
+                    holder = self._left.holder
+                    workers.succeed(self._left.workers, elsewhere=holder.upgrading if holder else ())
                     tree.start_soon(self._come_to_power, self._left)
                 else:
                     workers.start()
@@ -418,7 +419,7 @@ class Supervisor:
                     faults = str(error).splitlines()
                 faults += await self._take_over(config)
                 await self._workers.wait_rolled()
-        self._upgrade.end(faults)
+        self._upgrade.end(faults, succeeded=True)
         log.info("upgraded", version=__version__, before=left.version, generation=self._upgrade.generation)
 
     def _leave_state(self) -> Succession:

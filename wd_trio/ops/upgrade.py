@@ -1,4 +1,4 @@
-"""Upgrading a running server: trial, standing still, succession (docs/architecture.md, "Upgrades").
+"""Upgrading a running server: trial, standing still, succession (docs/architecture.md, "Hand-over").
 
 1. The installed program takes a trial (trial.py). Whatever speaks against it ends the upgrade; nothing has changed.
 2. The door is paused: who comes waits in the backlog, PROXY headers under way get their time, batches of connections
@@ -72,12 +72,12 @@ class Upgrade:
         """Say that one is under way: before `run`, or because this program has just succeeded another."""
         self.under_way, self.faults = True, []
 
-    def end(self, faults: list[str]) -> None:
-        """It is over, and what went wrong."""
+    def end(self, faults: list[str], *, succeeded: bool = False) -> None:
+        """It is over, and what went wrong; `succeeded`: for the program that took over."""
         self.under_way, self.faults = False, faults
-        metrics.upgrades_total.labels("refused" if faults else "done").inc()
+        metrics.upgrades_total.labels("done" if succeeded else "refused").inc()
         for fault in faults:
-            log.error("not upgraded", fault=fault)
+            log.error("upgraded with a fault" if succeeded else "not upgraded", fault=fault)
 
     async def run(self) -> list[str]:
         """Try and succeed. Returns only when nothing came of it: the faults."""
@@ -90,6 +90,9 @@ class Upgrade:
             return faults or await self._give_way()
         except OSError as error:
             return [f"the machine is short of something: {error}"]
+        except Exception:  # a defect of ours costs an upgrade, and not the server
+            log.exception("upgrade failed")
+            return ["the upgrade failed; the log says more"]
 
     async def _give_way(self) -> list[str]:
         self._door.pause()

@@ -46,7 +46,7 @@ from wd_trio.ops.janitor import Janitor
 from wd_trio.ops.metered import metered
 from wd_trio.servers.driver import UPGRADED, DriverOptions, peer_of
 from wd_trio.servers.listener import ConnectionHost, Handler
-from wd_trio.servers.slots import Slot, Slots
+from wd_trio.servers.slots import Phase, Slot, Slots
 
 log = structlog.get_logger()
 
@@ -55,6 +55,7 @@ API_GRACE_S: Final = 0.5
 ABANDON_S: Final = 0.5
 METRICS_S: Final = 2.0
 BURY_AGAIN_S: Final = 1.0
+TAKE_OVER_S: Final = 1.0
 
 EXIT_FAILED: Final = 1
 EXIT_CANNOT_START: Final = 2
@@ -73,6 +74,7 @@ class Worker:
         self._hosts: dict[str, ConnectionHost] = {}
         self._health: Health | None = None
         self._end_streams: Callable[[], None] | None = None
+        self._take_over: Callable[[Sequence[str]], Awaitable[None]] | None = None
         self._leaving = trio.Event()
         self._api_leaving = trio.Event()
         self._api_ended = trio.Event()
@@ -136,6 +138,7 @@ class Worker:
                 for owner in await _bury_first(services, boot.dead):
                     await self._tell(messages.Buried(owner))
                 self._end_streams = services.updates.end_all
+                self._take_over = services.sessions.parked.take_over
                 health = self._health = Health(gateway=services.gateway, pings=services.engine.pings)
                 app = create_app(
                     ready=health.ready,
@@ -271,7 +274,15 @@ class Worker:
             sock = socket.socket(fileno=descriptor)
             unread = message.unread.get(number, b"")
             self._hosts[slot.protocol].adopt(sock, peer_of(slot), slot=slot, unread=unread)
+        await self._take_sessions_over(message.slots)
         await self._tell(messages.Adopted(message.batch))
+
+    async def _take_sessions_over(self, slots: Sequence[int]) -> None:
+        """Before the supervisor hears that connections arrived: then what their old worker still holds is ended."""
+        sessions = [slot.session for number in slots if (slot := self._slots.at(number)).phase == Phase.OPEN]
+        if sessions and self._take_over is not None:
+            with trio.move_on_after(TAKE_OVER_S):  # a hung engine must not keep the others waiting
+                await self._take_over(sessions)
 
     async def _tell(self, message: messages.ToSupervisor) -> None:
         try:

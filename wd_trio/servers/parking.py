@@ -111,6 +111,7 @@ class Parking:
         self._some_to_check = trio.Event()
         self._moving: bool | None = None
         self._scope = trio.CancelScope()
+        self._random = random.Random()
         services.sessions.parked.keep(self)
         services.hub.watch(self._hear)
         services.hub.on_resync(self._check_those_of)
@@ -355,7 +356,7 @@ class Parking:
 
     def _keep_alive_later(self, number: int) -> None:
         most_s = max(TICK_S, self._imap.keepalive_s - ROUND_TICKS * TICK_S)
-        then_s = int(self._imap.clock() + most_s * random.uniform(1 - JITTER, 1))
+        then_s = int(self._imap.clock() + most_s * self._random.uniform(1 - JITTER, 1))
         self._parked.due[number] = min(then_s, self._slots.at(number).until_s)
 
     # -- hints that may have been lost

@@ -282,7 +282,9 @@ class ImapSession:
         if self.record is not None:
             sessions = self.services.sessions
             sessions.park(self.record) if why == PARKED else sessions.let_go(self.record)
+            self.record.describe = None
         self.selected = self.record = None
+        self.keeper.forget()  # without these circles the collector has nothing to do
         self.connection.leave(why, unread)
 
     async def break_off(self, last_words: bytes) -> NoReturn:
@@ -341,5 +343,7 @@ class ImapSession:
         """Give back what the connection holds; also on the way out of a cancelled one."""
         if self.selected is not None:
             self.selected.close()
+        self.keeper.forget()
         if self.record is not None:
             await self.services.sessions.end(self.record)
+            self.record.describe = None

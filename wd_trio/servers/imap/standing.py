@@ -110,6 +110,10 @@ class Keeper:
         kept = _SAYING if alone else _SAYING | _READING
         slot.progress = progress | (slot.progress & kept)
 
+    def forget(self) -> None:
+        """The session lets go of the connection: hold none of its objects, of which it holds this one."""
+        self._rest = ()
+
     def settle(self, session: ImapSession, progress: int = 0) -> None:
         """Everything that was written has been accepted by the kernel: note what the client knows now, then what is
         in progress."""

@@ -14,12 +14,13 @@ from typing import Final
 
 import trio
 
+from wd_trio import telemetry
 from wd_trio.errors import Unavailable, WdError
 from wd_trio.proto.pop3 import commands as c
 from wd_trio.proto.pop3 import replies
 from wd_trio.proto.pop3.states import State
 from wd_trio.servers.driver import ConnectionOver
-from wd_trio.servers.pop3.session import MOVES, SERIAL, Pop3Session
+from wd_trio.servers.pop3.session import SERIAL, Pop3Session
 from wd_trio.servers.slots import Phase, Progress, Slot, Standing
 from wd_trio.service.sessions import Session
 
@@ -56,7 +57,7 @@ async def resume(session: Pop3Session) -> None:
         raise ConnectionOver("outcome unknown")
     if slot.phase == Phase.OPEN:
         record = await _reopen(session)
-        session.tally.count(MOVES)
+        session.tally.count(telemetry.RESUMING)
         reply = _outcome(session, slot, record)
     else:
         session.failed_logins = slot.attempts

@@ -37,7 +37,7 @@ OUTPUT_BYTES: Final = 64 << 10
 MARKS: Final = "marks"
 """What writing the marks of a batch costs is on this account, beside the commands."""
 MOVES: Final = "move"
-"""The same for what leaving for another worker costs, and going on there."""
+"""The same for what leaving for another worker costs."""
 SERIAL: Final = "serial"
 """Where a record has the serial of the command whose marks were last written."""
 
