@@ -40,6 +40,12 @@ class Server:
     drain_s: float = _key(
         8.0, "seconds that sessions get to end after SIGTERM (at most 8)", least=0.1, most=8
     )
+    drain_delay_s: float = _key(
+        0.0,
+        "so long after SIGTERM /health says draining before anything ends, for balancers to notice",
+        least=0,
+        most=300,
+    )
     control: str = _key(
         "",
         "with MongoDB: the control socket's path; empty: wd-trio.control beside this file",

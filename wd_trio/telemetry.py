@@ -101,6 +101,12 @@ gateway_run_seconds: Final = Histogram(
 commits_total: Final = Counter(
     "wildduck_engine_commits", "Transactions committed", ["engine"], registry=REGISTRY
 )
+health_total: Final = Counter(
+    "wildduck_health_answers",
+    "Answers to /health: healthy, draining, or which engine was unavailable or too slow",
+    ["answer"],
+    registry=REGISTRY,
+)
 hints_total: Final = Counter("wildduck_bus_hints", "Hints by fate", ["fate"], registry=REGISTRY)
 sessions_ended_total: Final = Counter(
     "wildduck_connections_ended", "Connections ended, by reason", ["protocol", "reason"], registry=REGISTRY

@@ -99,7 +99,7 @@ async def test_upgrades_disconnect_nobody(house: tuple[Served, Crowd]) -> None:
         await crowd.check()
         nursery.cancel_scope.cancel()
     await crowd.deliver(wire, crowd.accounts[0].address, "over a connection that saw them all")
-    await wire.close()
+    wire.close()
     about = summary(crowd.tally)
     assert not crowd.tally.wrong, about
     assert not crowd.tally.lost, about

@@ -1,4 +1,4 @@
-"""serve, check-config, reload, upgrade and health: the server itself, and what asks it."""
+"""serve, check-config, reload, upgrade, status and health: the server itself, and what asks it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import Any, Final
 from rich.console import Console
 
 from wd_trio.addresses import Listen, parse_listen
+from wd_trio.cli.status import print_page
 from wd_trio.cli.terminal import Commands, complain, config_path, load_config
 from wd_trio.config import Config
 from wd_trio.config_load import load, render_default
@@ -49,6 +50,9 @@ def add_commands(commands: Commands, common: argparse.ArgumentParser) -> None:
         help="make a running server go on as the version that is installed now",
     )
     upgrade.set_defaults(run=_upgrade)
+    status = commands.add_parser("status", parents=[common], help="all about a running server on one page")
+    status.add_argument("--json", action="store_true", help="as one JSON object")
+    status.set_defaults(run=_status)
     health = commands.add_parser("health", parents=[common], help="ask a running server how it is")
     health.add_argument(
         "--live", action="store_true", help="only whether it turns, without asking its engines"
@@ -170,6 +174,33 @@ def _upgrade(arguments: argparse.Namespace) -> int:
     if new_generation > old_generation:
         print(f"upgraded from {old} (generation {old_generation}) to {new} (generation {new_generation})")
     return 0 if came.ok else 1
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    about = control.request(load_config(arguments), "report")
+    if not about.get("ok"):
+        complain(str(about.get("error") or "the server does not say"))
+        return 1
+    about["health"] = _health_of(about["addresses"])
+    if arguments.json:
+        print(json.dumps(about))
+    else:
+        print_page(about)
+    return 0
+
+
+def _health_of(addresses: Sequence[str]) -> dict[str, Any]:
+    """What /health says at the first of the API's addresses without TLS."""
+    base = next(
+        (address.removeprefix("api://") for address in addresses if address.startswith("api://")), None
+    )
+    if base is None:
+        return {"status": "not asked", "error": "there is no API without TLS"}
+    try:
+        body: dict[str, Any] = _get(base, "/health")[1]
+    except OSError as error:
+        return {"status": "no answer", "error": str(error)}
+    return body
 
 
 def _health(arguments: argparse.Namespace) -> int:

@@ -288,6 +288,11 @@ class Child:
         if self._channel is not None:
             await self._say(self._channel, messages.Died(owner))
 
+    async def tell_ending(self) -> None:
+        """Have it say that the server is about to go."""
+        if self._channel is not None:
+            await self._say(self._channel, messages.Ending())
+
     async def _say(self, channel: Channel, message: messages.Message) -> bool:
         try:
             await channel.send(message)

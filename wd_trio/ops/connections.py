@@ -234,6 +234,17 @@ class Connections:
             if descriptor != -1:
                 yield number, self.slots.at(number)
 
+    def count(self) -> Counter[tuple[str, Phase, Standing]]:
+        """How many there are of each protocol, phase and standing."""
+        return self.slots.count(
+            number for number, descriptor in enumerate(self._descriptors) if descriptor != -1
+        )
+
+    @property
+    def without_worker(self) -> int:
+        """How many no worker has: they wait for one, are between two, or TLS is being begun."""
+        return len(self) - self._loads.total()
+
     def close(self) -> None:
         """End whatever is left and give the table back."""
         for number in range(len(self._descriptors)):

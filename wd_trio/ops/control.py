@@ -66,7 +66,8 @@ def request(config: Config, op: str, *, timeout_s: float = 120.0, **arguments: s
     went away meanwhile.
 
     Ops: "status" → {"ok", "workers": [{"slot", "pid", "state", "connections"}], "upgrade": {"generation",
-    "underWay", "faults"}, …}; "reload" → {"ok", "faults"}; "upgrade" → {"ok", "version", "generation"}: one has
+    "underWay", "faults"}, …}; "report" → that and all else that
+    ops/status.py tells; "reload" → {"ok", "faults"}; "upgrade" → {"ok", "version", "generation"}: one has
     begun, and "status" tells of it; "kill" with `user` (an id) → {"ok"}: some of that user's sessions have
     been marked to be ended.
     """

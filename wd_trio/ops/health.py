@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 import trio
 
-from wd_trio import __version__
+from wd_trio import __version__, telemetry
 from wd_trio.api.app import Verdict
 from wd_trio.errors import WdError
 from wd_trio.ports.gateway import Gateway
@@ -37,14 +37,19 @@ class Health:
 
     async def ready(self) -> Verdict:
         """200 when every part of the engine answers, else 503 and which does not, within READY_S."""
+        fault = await self._fault()
+        telemetry.health_total.labels(fault or "healthy").inc()
+        return _unhealthy(fault) if fault else _healthy()
+
+    async def _fault(self) -> str:
         if self.draining:
             await trio.lowlevel.checkpoint()
-            return _unhealthy("draining")
+            return "draining"
         faults: dict[str, str] = {}
         async with trio.open_nursery() as nursery:
             for name, ping in self._pings.items():
                 nursery.start_soon(self._touch, name, ping, faults)
-        return _unhealthy(", ".join(faults[name] for name in sorted(faults))) if faults else _healthy()
+        return ", ".join(faults[name] for name in sorted(faults))
 
     async def _touch(self, name: str, ping: Callable[[], None], faults: dict[str, str]) -> None:
         try:

@@ -107,6 +107,10 @@ class Drain(_Message, frozen=True):
     stopping: bool
 
 
+class Ending(_Message, frozen=True):
+    """Supervisor → worker: the server is about to go, so /health says `draining`; all else stays as it is."""
+
+
 class Died(_Message, frozen=True):
     """Supervisor → worker: another worker is gone; end the claims and sessions that it held as `owner`."""
 
@@ -175,7 +179,7 @@ class Unknown(_Message, frozen=True):
     name: str = ""
 
 
-ToWorker: TypeAlias = Boot | Adopt | Drain | Died | Ping | AskSamples | Metrics
+ToWorker: TypeAlias = Boot | Adopt | Drain | Ending | Died | Ping | AskSamples | Metrics
 ToSupervisor: TypeAlias = (
     Ready | Failed | Adopted | Closed | Moved | Upgrade | Buried | Pong | Samples | AskMetrics
 )

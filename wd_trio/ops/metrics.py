@@ -64,6 +64,32 @@ connections_lost_total: Final = Counter(
     ["protocol", "reason"],
     registry=SUPERVISOR,
 )
+connections_by_state: Final = Gauge(
+    "wildduck_connections_by_state",
+    "Connections open, by how far they are: arrived, greeted, logged in, idle",
+    ["protocol", "state"],
+    registry=SUPERVISOR,
+)
+connections_secure: Final = Gauge(
+    "wildduck_connections_secure",
+    "Connections open whose client is on TLS, wherever that ends",
+    ["protocol"],
+    registry=SUPERVISOR,
+)
+connections_waiting: Final = Gauge(
+    "wildduck_connections_without_worker",
+    "Connections that wait for a worker, are between two, or begin TLS",
+    registry=SUPERVISOR,
+)
+memory_bytes: Final = Gauge(
+    "wildduck_memory_bytes",
+    "Resident memory of the server's processes: supervisor, workers, holder",
+    ["role"],
+    registry=SUPERVISOR,
+)
+start_seconds: Final = Gauge(
+    "wildduck_start_time_seconds", "When the server's process began, in Unix time", registry=SUPERVISOR
+)
 hub_datagrams_total: Final = Counter(
     "wildduck_hub_datagrams", "Datagrams of hints at the hub, by fate", ["fate"], registry=SUPERVISOR
 )
@@ -75,6 +101,9 @@ tls_handshakes_total: Final = Counter(
 )
 tls_connections_open: Final = Gauge(
     "wildduck_tls_connections_open", "Connections whose TLS the holder ends, now", registry=SUPERVISOR
+)
+tls_handshakes_unfinished: Final = Gauge(
+    "wildduck_tls_handshakes_unfinished", "Handshakes under way in the holder, now", registry=SUPERVISOR
 )
 tls_connections_lost_total: Final = Counter(
     "wildduck_tls_connections_lost", "Connections that went with a holder that died", registry=SUPERVISOR
@@ -101,6 +130,11 @@ def sample(registry: CollectorRegistry) -> list[Family]:
         )
         for metric in registry.collect()
     ]
+
+
+def value(families: Iterable[Family], name: str) -> float:
+    """The sum over all samples of that name."""
+    return sum(value for family in families for each, _, value in family.samples if each == name)
 
 
 def pieces(families: Sequence[Family]) -> Iterator[list[Family]]:
@@ -147,6 +181,13 @@ class Totals:
             Family(name, kind, text, [(*key, value) for key, value in self._values[name].items()])
             for name, (kind, text) in self._facts.items()
         ]
+
+    def of(self, name: str) -> Iterator[tuple[dict[str, str], float]]:
+        """(labels, sum) of every sample of that name."""
+        for values in self._values.values():
+            for (sample_name, labels), value in values.items():
+                if sample_name == name:
+                    yield dict(labels), value
 
     def collect(self) -> Iterator[Metric]:
         """The sums as prometheus_client's exposition takes them."""

@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import trio
@@ -18,6 +20,27 @@ import trio
 _UNKNOWN: Final = 255
 """The exit status of a child that somebody else has waited for."""
 _IGNORED_BY_PYTHON: Final = (signal.SIGPIPE, signal.SIGXFSZ)
+
+
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """A process from outside: its age, across execs, and its resident memory; all 0 when there is none."""
+
+    age_s: float = 0.0
+    memory_bytes: int = 0
+
+
+def look(pid: int) -> Looks:
+    """What the kernel says of a process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()  # from the third on: the name may hold anything
+    except (FileNotFoundError, ProcessLookupError):
+        return Looks()
+    born_s = int(fields[22 - 3]) / os.sysconf("SC_CLK_TCK")
+    return Looks(
+        time.clock_gettime(time.CLOCK_BOOTTIME) - born_s, int(fields[24 - 3]) * os.sysconf("SC_PAGE_SIZE")
+    )
 
 
 class Process:

@@ -20,6 +20,7 @@ import socket
 import structlog
 
 from wd_trio.config import Config
+from wd_trio.ops import metrics, processes
 from wd_trio.ops.connections import NOBODY
 from wd_trio.ops.door import Arrival, Door
 from wd_trio.ops.holder_channel import HolderOptions
@@ -44,6 +45,11 @@ class Securing:
             on_secured=self._secured,
             on_failed=self._failed,
             options=options or HoldingOptions(holder=holder),
+        )
+
+        metrics.tls_handshakes_unfinished.set_function(lambda: self.holding.statistics().unfinished)
+        metrics.memory_bytes.labels("holder").set_function(
+            lambda: processes.look(self.holding.statistics().pid).memory_bytes
         )
 
     def _files(self, config: Config) -> tuple[str, str]:

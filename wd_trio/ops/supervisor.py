@@ -3,8 +3,9 @@
 Everything that can fail for want of a resource fails first, before a worker runs: addresses, the control socket.
 Then workers start; when every one is ready, one line with the event `ready` is logged. The supervisor never opens
 the store. Signals, each handled in one place:
-- SIGTERM, SIGINT: nothing is accepted any more, every worker drains, exit 0; after HARD_EXIT_S what is left is
-  killed and the status is 1. A second one ends everything at once.
+- SIGTERM, SIGINT: health says `draining` for `[server] drain_delay_s`, while all else goes on; then nothing is
+  accepted any more, every worker drains, exit 0; after HARD_EXIT_S what is left is killed and the status is 1. A
+  second one ends everything at once.
 - SIGHUP: the configuration is read again; with a fault in it nothing changes, else the workers are rolled.
 - SIGUSR2: an upgrade (upgrade.py): this process goes on as the program that is installed now, and that rolls the
   workers.
@@ -30,7 +31,7 @@ from wd_trio import __version__, telemetry
 from wd_trio.config import Config
 from wd_trio.errors import Invalid, WdError
 from wd_trio.ops import log as logging
-from wd_trio.ops import metrics, notify, succession
+from wd_trio.ops import metrics, notify, status, succession
 from wd_trio.ops.boot import clear_state, server_name
 from wd_trio.ops.children import ChildOptions
 from wd_trio.ops.connections import Connections
@@ -206,6 +207,7 @@ class Supervisor:
         self._accept_ended = trio.Event()
         self._stop_wanted = trio.Event()
         self._serving = left is not None
+        self._lingering = trio.CancelScope()
         self._at_once = False
         self._failure = ""
 
@@ -285,16 +287,12 @@ class Supervisor:
 
     async def _answer(self, tree: trio.Nursery, op: str, asked: dict[str, Any]) -> dict[str, Any]:
         if op == "status":
-            return {
-                "ok": True,
-                "pid": os.getpid(),
-                "version": __version__,
-                "addresses": [str(listener) for listener in self._listeners],
-                "connections": len(self._door),
-                "stopping": self._stop_wanted.is_set(),
-                "workers": self._workers.status(),
-                "upgrade": self._upgrade.status(),
-            }
+            return self._status()
+        if op == "report":
+            totals = await self._workers.totals()
+            return status.report(
+                self._status(), totals, self._connections, self._securing.holding.statistics()
+            )
         if op == "reload":
             faults = await self.reload()
             return {"ok": not faults, "faults": faults}
@@ -306,6 +304,18 @@ class Supervisor:
             self._workers.publish(Hint(KILL, str(asked.get("user", ""))))
             return {"ok": True}
         return {"ok": False, "error": f"unknown op {op!r}"}
+
+    def _status(self) -> dict[str, Any]:
+        return {
+            "ok": True,
+            "pid": os.getpid(),
+            "version": __version__,
+            "addresses": [str(listener) for listener in self._listeners],
+            "connections": len(self._door),
+            "stopping": self._stop_wanted.is_set(),
+            "workers": self._workers.status(),
+            "upgrade": self._upgrade.status(),
+        }
 
     # -- signals
 
@@ -319,6 +329,7 @@ class Supervisor:
             elif self._stop_wanted.is_set():
                 log.warning("stopping at once", signal=name)
                 self._at_once = True
+                self._lingering.cancel()
                 self._workers.kill()
             else:
                 log.info("stopping", signal=name)
@@ -445,10 +456,14 @@ class Supervisor:
     # -- ending
 
     async def _stop(self) -> bool:
+        notify.stopping()
+        if self._serving and self._config.server.drain_delay_s:
+            self._workers.announce_end()
+            with self._lingering:
+                await trio.sleep(self._config.server.drain_delay_s)
         backstop = threading.Timer(BACKSTOP_S, os._exit, (EXIT_FAILED,))
         backstop.daemon = True
         backstop.start()
-        notify.stopping()
         self._accepting.cancel()
         await self._accept_ended.wait()  # a socket closed while it is waited for would stay in epoll
         for listener in self._listeners:

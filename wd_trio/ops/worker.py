@@ -257,6 +257,9 @@ class Worker:
                 await self._tell_samples(request)
             case messages.Metrics():
                 self._hear_metrics(received.message)
+            case messages.Ending():
+                if self._health is not None:
+                    self._health.draining = True
             case messages.Drain(deadline_s=deadline_s, stopping=stopping):
                 self._leave(deadline_s=deadline_s, stopping=stopping)
             case _:

@@ -21,7 +21,7 @@ import structlog
 import trio
 
 from wd_trio.config import Config
-from wd_trio.ops import messages, metrics
+from wd_trio.ops import messages, metrics, status
 from wd_trio.ops.children import Child, ChildOptions, ChildState, Surroundings
 from wd_trio.ops.connections import NOBODY
 from wd_trio.ops.door import Arrival, Door
@@ -178,6 +178,7 @@ class Workers:
         self._retiring: set[Keeper] = set()
         self._coming: Keeper | None = None
         self._stopping = False
+        self._ending = False
         self._dead = metrics.Totals()
         self._last_number = 0
         self._unburied: dict[str, bool] = {}  # owners, and whether a living worker was told
@@ -222,6 +223,8 @@ class Workers:
         log.info("worker ready", slot=keeper.slot, worker_pid=child.pid if child else None)
         self._count_ready()
         self._tell_deaths(again=True)
+        if self._ending and child is not None:
+            self._nursery.start_soon(child.tell_ending)
         keeper.settled.set()
 
     def _died(self, child: Child) -> None:
@@ -347,6 +350,13 @@ class Workers:
 
     # -- ending
 
+    def announce_end(self) -> None:
+        """Have every worker, and those that come, say that the server is about to go."""
+        self._ending = True
+        for child in self._children():
+            if child.state == "ready":
+                self._nursery.start_soon(child.tell_ending)
+
     async def stop(self, *, deadline_s: float, hard_s: float) -> bool:
         """Drain every worker at once and wait for all; True when all ended by themselves."""
         self._stopping = True
@@ -377,15 +387,20 @@ class Workers:
         self._around.hub.publish(hint)
 
     async def metrics_text(self) -> str:
-        """The whole server's metrics: the living, the dead and the supervisor's own."""
+        """The whole server's metrics as text."""
+        return (await self.totals()).text()
+
+    async def totals(self) -> metrics.Totals:
+        """The whole server's metrics, asked for now: the living, the dead and the supervisor's own."""
         async with trio.open_nursery() as nursery:
             for child in self._children():
                 nursery.start_soon(child.wait_sampled)
         totals = self._dead.copy()
         for child in self._children():
             totals.add(child.samples)
+        status.measure(self._around.door.connections, [child.pid for child in self._children()])
         totals.add(_own_samples())
-        return totals.text()
+        return totals
 
     def status(self) -> list[dict[str, Any]]:
         return [
@@ -394,6 +409,7 @@ class Workers:
                 "pid": child.pid,
                 "state": child.state,
                 "connections": child.load,
+                "parked": int(metrics.value(child.samples, status.PARKED)),
             }
             for child in self._children()
         ]

@@ -21,6 +21,8 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections import Counter
+from collections.abc import Iterable
 from enum import IntEnum, IntFlag
 from struct import Struct
 from typing import Final
@@ -142,6 +144,7 @@ class _Text:
 TAG_BYTES: Final = 61
 USER_AGENT_BYTES: Final = 95
 _IP_BYTES: Final = 45
+_HEAD: Final = Struct("<BBBBH")
 _COMMAND: Final = Struct("<IH")
 _COMMAND_AT: Final = 16
 _VIEW: Final = Struct("<III4xQQ")
@@ -251,6 +254,16 @@ class Slots:
         if not 0 <= number < self._count:
             raise IndexError(f"no slot {number} among {self._count}")
         return Slot(self._memory, number)
+
+    def count(self, numbers: Iterable[int]) -> Counter[tuple[str, Phase, Standing]]:
+        """How many of these slots are of each protocol, phase and standing. They may be many: none gets an object."""
+        memory, size = self._memory, _HEAD.size
+        starts = (number * SLOT_BYTES for number in numbers)
+        counted: Counter[tuple[str, Phase, Standing]] = Counter()
+        for head, count in Counter(memory[start : start + size] for start in starts).items():
+            phase, protocol, _, _, standing = _HEAD.unpack(head)
+            counted[PROTOCOLS[protocol], Phase(phase), Standing(standing)] += count
+        return counted
 
     def close(self) -> None:
         """Unmap the table and close the descriptor; its slots must not be used any more."""

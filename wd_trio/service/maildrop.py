@@ -259,7 +259,7 @@ class Maildrops:
         uids = uids.between(1, told.uid_next - 1) - never
         found, sizes = await self._sizes(mailbox, uids)
         if missing := uids - found:
-            sizes = _joined(found, sizes, missing, state.get("sizes", {}))
+            sizes = _joined(found, sizes, missing, state.get("sizes") or {})
         return Maildrop(mailbox, uids, sizes, self._messages, never=never, state=state)
 
     async def _lock(self, user_id: str, holder: str) -> None:
