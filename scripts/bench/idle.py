@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -118,21 +118,20 @@ class Slope:
 
 def memory(target: Target, sizes: Sizes) -> Slope:
     """Hold that many idle connections twice; what the difference is for each."""
-    with held(target, sizes) as slope:
+    with held(target, sizes, range(WRITERS, WRITERS + max(sizes.connections))) as slope:
         return slope
 
 
 @contextmanager
-def held(target: Target, sizes: Sizes) -> Iterator[Slope]:
-    """As `memory`, while the connections are still held."""
+def held(target: Target, sizes: Sizes, accounts: Sequence[int]) -> Iterator[Slope]:
+    """As `memory`, spread over these accounts, while the connections are still held."""
     rows = Rows(target, sizes)
     lines: list[Line] = []
     plateaus = []
-    accounts = max(sizes.connections)
     for count in sizes.idle:
         while len(lines) < count:
             line = Line(len(lines))
-            _watcher(rows, line, WRITERS + len(lines) % accounts)
+            _watcher(rows, line, accounts[len(lines) % len(accounts)])
             lines.append(line)
         time.sleep(min(SETTLE_S, sizes.seconds))  # the server is to come to rest
         plateaus.append(target.memory_bytes())

@@ -3,10 +3,10 @@
     python -m scripts.bench.parking                     500 → 10,000 connections, one worker
     python -m scripts.bench.parking --high 2000 --json
 
-Memory is the slope between two plateaus of connections in IDLE, over the supervisor and its workers (PSS, which counts
-the slots in shared memory once). CPU is the server's, with the high plateau held and CHANGES_A_SECOND deliveries to a
-mailbox that none of them watches. Push latency is taken twice in the same run, at connections that are parked and at
-connections that cannot park, because the tag of their IDLE is too long for a slot.
+Memory is the slope between two plateaus of connections in IDLE, over the supervisor and its workers (PSS, which has
+the slots in shared memory once). CPU is the server's, with the high plateau held and CHANGES_A_SECOND deliveries
+to a mailbox that none of them watches. Push latency is taken twice in the same run, at connections that are parked
+and at connections that cannot park, because the tag of their IDLE is too long for a slot.
 """
 
 from __future__ import annotations
@@ -24,12 +24,15 @@ from scripts.bench import samples
 from scripts.bench.idle import Push, greet, held
 from scripts.bench.population import populate
 from scripts.bench.rows import deliver
-from scripts.bench.target import SINKS, TINY, Sizes, Target, own_server, raise_descriptors
+from scripts.bench.target import ONCE, SINKS, TINY, Sizes, Target, own_server, raise_descriptors
 from scripts.bench.wire import Line, Timings, play
 from wd_trio.servers.slots import TAG_BYTES
 
 CHANGES_A_SECOND = 10
+SETTLE_S = 40.0
 WATCHERS = 20
+ACCOUNTS = 500
+"""That the connections are spread over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +72,14 @@ def _push(target: Target, sizes: Sizes, tag: bytes) -> tuple[float, float]:
     return timings.percentile(0.5) * 1e3, timings.percentile(0.99) * 1e3
 
 
-def measure(target: Target, sizes: Sizes) -> Told:
-    """All figures on a populated server."""
-    alone = _changes(target, sizes.seconds)
-    with held(target, sizes) as slope:
-        share = _changes(target, sizes.seconds)
+def measure(target: Target, sizes: Sizes, settle_s: float) -> Told:
+    """All figures on a populated server, which is given so long to write the documents of sessions that came."""
     parked, unparked = _push(target, sizes, b"z"), _push(target, sizes, b"z" * TAG_BYTES)
+    time.sleep(settle_s)
+    alone = _changes(target, sizes.seconds)
+    with held(target, sizes, range(ONCE, ONCE + sizes.once)) as slope:
+        time.sleep(settle_s)
+        share = _changes(target, sizes.seconds)
     return Told(sizes.idle, slope.bytes_each, share, alone, parked, unparked)
 
 
@@ -88,7 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args(arguments)
     raise_descriptors()
-    sizes = replace(Sizes(), idle=(chosen.low, chosen.high), seconds=chosen.seconds)
+    idle = (chosen.low, chosen.high)
+    sizes = replace(Sizes(), idle=idle, seconds=chosen.seconds, once=ACCOUNTS, argon2=TINY.argon2)
     if chosen.tiny:
         sizes = TINY
     with (
@@ -96,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         own_server(Path(folder), workers=chosen.workers, sizes=sizes) as target,
     ):
         populate(target, replace(sizes, messages=min(sizes.messages, 100), big=1))
-        told = measure(target, sizes)
+        told = measure(target, sizes, 0.0 if chosen.tiny else SETTLE_S)
     if chosen.json:
         print(json.dumps(asdict(told)))
         return 0

@@ -628,65 +628,9 @@ async def test_under_random_cancellation_every_call_has_one_fate() -> None:
         assert set(lane.results) <= {"ok", "withdrawn", "abandoned"}
 
 
-def test_a_lane_has_a_thread() -> None:
+def test_a_group_has_one_thread() -> None:
     with pytest.raises(ValueError, match="one thread"):
-        Gateway([LaneOptions(name="store.write", threads=0, group=Group())])
-
-
-async def test_what_comes_while_a_group_runs_is_another_threads() -> None:
-    """A group that waits for its engine keeps nobody behind it but those whom it was handed."""
-    entered, leave = threading.Event(), threading.Event()
-
-    def group(calls: Sequence[Callable[[], object]]) -> list[tuple[object, BaseException | None]]:
-        return [(call(), None) for call in calls]
-
-    @reads("store")
-    def slow() -> str:
-        entered.set()
-        leave.wait(10)
-        return "slow"
-
-    @reads("store")
-    def quick() -> str:
-        return "quick"
-
-    seen: list[str] = []
-    async with Gateway([LaneOptions(name="store.read", threads=2, group=group)]) as gateway:
-
-        async def run_slow() -> None:
-            seen.append(await gateway.run(slow))
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(run_slow)
-            await trio.to_thread.run_sync(entered.wait)
-            seen.append(await gateway.run(quick))
-            leave.set()
-    assert seen == ["quick", "slow"]
-
-
-async def test_a_group_is_handed_so_many_together() -> None:
-    sizes: list[int] = []
-
-    def group(calls: Sequence[Callable[[], object]]) -> list[tuple[object, BaseException | None]]:
-        sizes.append(len(calls))
-        return [(call(), None) for call in calls]
-
-    @reads("store")
-    def number(value: int) -> int:
-        return value
-
-    seen: list[int] = []
-    async with Gateway([LaneOptions(name="store.read", threads=2, group=group, together=3)]) as gateway:
-
-        async def ask(value: int) -> None:
-            seen.append(await gateway.run(number, value))
-
-        async with trio.open_nursery() as nursery:
-            for value in range(20):
-                nursery.start_soon(ask, value)
-    assert sorted(seen) == list(range(20))
-    assert sum(sizes) == 20
-    assert max(sizes) == 3
+        Gateway([LaneOptions(name="store.write", threads=2, group=Group())])
 
 
 async def cancel_when_blocked(scope: trio.CancelScope) -> None:

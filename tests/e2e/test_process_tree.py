@@ -92,22 +92,14 @@ def test_a_killed_worker_is_replaced_and_others_go_on(start_server: Callable[...
         os.kill(victim, signal.SIGKILL)
         assert server.log.wait("worker died")["status"] == "killed by SIGKILL"
         server.log.wait("worker ready", count=3)
-        answers = sorted([hears(first), hears(second)])
-        assert answers == [b"", b"a OK"]
+        assert first.say(b"a NOOP").startswith(b"a OK")
+        assert second.say(b"a NOOP").startswith(b"a OK")
         assert survivor in server.worker_pids()
         assert victim not in server.worker_pids()
         with Client(server.imap) as third, Client(server.imap) as fourth:
             assert third.line().startswith(b"* OK")
             assert fourth.line().startswith(b"* OK")
     assert server.stop() == 0
-
-
-def hears(client: Client) -> bytes:
-    """The beginning of the answer to a NOOP, or b"" from a connection that ended."""
-    try:
-        return client.say(b"a NOOP")[:4]
-    except ConnectionError:
-        return b""
 
 
 def test_with_every_worker_dead_connections_wait(start_server: Callable[..., Served]) -> None:
@@ -241,7 +233,7 @@ def test_reload_rolls_the_workers_one_by_one(start_server: Callable[..., Served]
             ),
         )
         assert server.ask("reload") == {"ok": True, "faults": []}
-        assert old.rest().startswith(b"* BYE")
+        assert old.say(b"a NOOP").startswith(b"a OK")
     with Client(server.lmtp) as new:
         assert new.line().startswith(b"220 new.example.org")
     assert server.get("/health")[0] == 200

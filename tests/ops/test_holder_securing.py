@@ -16,7 +16,7 @@ from wd_trio.config import Config, Tls
 from wd_trio.ops.connections import Connections
 from wd_trio.ops.door import Arrival, Door
 from wd_trio.ops.securing import Securing
-from wd_trio.servers.slots import Phase, Slots, Standing
+from wd_trio.servers.slots import Phase, Progress, Slots, Standing
 
 
 @dataclass
@@ -88,13 +88,14 @@ async def test_starttls_keeps_the_slot_and_changes_the_descriptor(tmp_path: Path
         client, theirs = a_client()
         number = here.connections.enter("imap", theirs, "192.0.2.9", 4711)
         slot = here.connections.slots.at(number)
-        slot.phase = Phase.GREETED
+        slot.phase, slot.progress = Phase.GREETED, Progress.FIXED
         before = slot.id
         here.securing.upgrade(number)
         await client.handshake()
         await until(lambda: here.worker.arrivals, bool)
         assert here.worker.arrivals == [number]
         assert (slot.id, slot.phase, slot.standing) == (before, Phase.GREETED, Standing.SECURE)
+        assert slot.progress == 0, "any worker may go on with it now"
         async with here.plain(number) as worker, client.stream:
             await client.send(b"a1 CAPABILITY\r\n")
             assert await worker.receive_some() == b"a1 CAPABILITY\r\n"

@@ -148,6 +148,7 @@ def test_connections_go_on_under_their_numbers(ends: list[socket.socket]) -> Non
         before.enter("imap", theirs, "unix" if number == 4 else "192.0.2.1", 4711)
     for number, worker in ((0, workers[0]), (1, workers[1]), (2, workers[1])):
         before.hold(number, worker)
+    before.depart(2, "server/1.0")
     before.depart(2, "server/1.1")
     before.leave(3)
     state = before.state()
@@ -162,9 +163,9 @@ def test_connections_go_on_under_their_numbers(ends: list[socket.socket]) -> Non
     assert [after.load(worker) for worker in workers] == [1, 1]
     assert after.of_ip("192.0.2.1") == 3
     assert after.of_ip("unix") == 0
-    assert after.in_flight("server/1.1") == 1
+    assert [after.in_flight(owner) for owner in ("server/1.0", "server/1.1")] == [1, 1]
     after.arrived(2)
-    assert after.in_flight("server/1.1") == 0
+    assert [after.in_flight(owner) for owner in ("server/1.0", "server/1.1")] == [0, 0]
     assert after.new_worker() == workers[1] + 1
     assert after.forgotten({workers[0], workers[1]}, {2}) == [4]
     ours, theirs = socket.socketpair()

@@ -12,6 +12,7 @@ from wd_trio.ops import messages, worker
 from wd_trio.ops.handoff import Channel, Received, channel_pair
 from wd_trio.ops.worker import Worker
 from wd_trio.servers.driver import Connection
+from wd_trio.servers.listener import ConnectionHost
 from wd_trio.servers.slots import Phase, Slots
 
 
@@ -24,6 +25,9 @@ async def test_a_leave_while_a_batch_is_acknowledged_drains_it(monkeypatch: pyte
         served.append(connection.peer.id)
         return "done"
 
+    def host(nursery: trio.Nursery) -> ConnectionHost:
+        return ConnectionHost("imap", handler, nursery=nursery)
+
     slots = Slots.create(3)
     slots.at(1).id, slots.at(1).phase = 0xA1, Phase.ARRIVED
     leaving = Worker(control, bus, slots, [])
@@ -31,7 +35,7 @@ async def test_a_leave_while_a_batch_is_acknowledged_drains_it(monkeypatch: pyte
     channel = Channel(control_ours)
     with client, bus_ours, bus:
         async with trio.open_nursery() as nursery:
-            await nursery.start(leaving._host, "imap", handler)
+            await nursery.start(leaving._host, "imap", host)
             received = Received(messages.Adopt(1, [1]), (theirs.detach(),))
             async with leaving._channel._sending:  # the acknowledgement has to wait
                 nursery.start_soon(leaving._obey, received)

@@ -6,25 +6,31 @@ write to the slot or to the socket. Each of these moments is then given to a suc
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import trio
+import trio.testing
 from imap_client_model import Believer
 from imap_world import ENGINES, Client, ImapWorld, open_world
 
 from wd_trio.errors import Unavailable
 from wd_trio.mail.model import DELETED, FlagChange
 from wd_trio.mail.numset import UidSet
+from wd_trio.servers import parking
 from wd_trio.servers import slots as slot_module
 from wd_trio.servers.driver import Connection, peer_of
 from wd_trio.servers.imap import resume
 from wd_trio.servers.imap.handlers import HANDLERS
+from wd_trio.servers.imap.options import ImapOptions
 from wd_trio.servers.imap.standing import NUMBERS, WRITING_KINDS
 from wd_trio.servers.slots import SLOT_BYTES, Progress, Slot, why_lost
 from wd_trio.service.messages import Place
@@ -83,7 +89,15 @@ class Killed:
                         self.note(connection.slot)
                 return sent
 
+            def write_parked(descriptor: int, data: bytes) -> int:
+                sent = os.write(descriptor, data)
+                if self._world.hosts[0].parking._parked.number(descriptor) == 0:
+                    self._said += data[:sent]
+                    self.note(self._world.slots.at(0))
+                return sent
+
             patch.setattr(Connection, "_write_nowait", write)
+            patch.setattr(parking, "os", SimpleNamespace(write=write_parked))
             yield
 
     def _watched(self, real: Callable[..., None]) -> Callable[..., None]:
@@ -215,6 +229,54 @@ async def test_no_number_is_wrong_after_a_kill(engine: str, command: str, news: 
         assert bool(idling) == (command == "IDLE")
 
 
+async def test_no_number_is_wrong_after_a_kill_of_a_parked_idler(tmp_path: Path) -> None:
+    """It is told of new mail and kept alive without a task, and gets one for an expunge, and for DONE."""
+    async with open_world("sqlite", tmp_path, park_after_s=0.0) as world:
+        client, believer = await opened(world, 3)
+        lot = world.hosts[0].parking
+
+        async def until_parked() -> None:
+            while not (len(lot) == len(world.hosts[0]) == 1):
+                await trio.lowlevel.checkpoint()
+
+        before = list(believer.uids)
+        killed = Killed(world)
+        with killed.recording():
+            await client.send(b"k IDLE\r\n")
+            assert await client.read_line() == "+ idling"
+            await until_parked()
+            await world.deliver("alice")
+            assert await client.read_line() == "* 4 EXISTS"
+            lot._look(0, lot._parked.due[0])
+            assert (await client.read_line()).startswith("* OK ")
+            await expunge(world, 2)
+            assert await client.read_line() == "* 2 EXPUNGE"
+            await until_parked()
+            await world.deliver("alice")
+            assert await client.read_line() == "* 4 EXISTS"
+            await client.send(b"DONE\r\n")
+            assert (await client.read_line()).startswith("k OK ")
+            await client.command("e", "NOOP")
+        survived = 0
+        for survivor in killed.survivors():
+            survived += 1
+            lines = survivor.said.decode().split("\r\n")
+            assert lines.pop() == "", f"a reply was cut, and yet: {survivor.progress}"
+            heard = Believer()
+            heard.uids, heard.flags = list(before), dict(believer.flags)
+            heard.hear(lines, "")
+            client = go_on(world, survivor)
+            if survivor.progress & Progress.BUSY:
+                assert await client.read_line() == f"{survivor.tag} NO [UNAVAILABLE] Interrupted, try again"
+            elif survivor.standing & slot_module.Standing.IDLE:
+                await client.send(b"DONE\r\n")
+                while (line := await client.read_line()) != "k OK IDLE completed":
+                    heard.hear([line], "")
+            assert await whole(client, heard) == [1, 3, 4, 5]
+            await client.aclose()
+        assert survived >= 8
+
+
 def client_has_idled(line: str) -> bool:
     return line.startswith("+ ")
 
@@ -342,6 +404,23 @@ async def test_before_log_in_nothing_is_lost_but_the_command(tmp_path: Path) -> 
         assert set(attempts) == {0, 1}
 
 
+async def test_behind_starttls_nobody_goes_on_in_clear(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From its OK on, until TLS has begun: what comes next is no IMAP."""
+    options = ImapOptions(hostname="mail.test", starttls=True)
+    async with open_world("sqlite", tmp_path, options=options) as world:
+        client = world.client(1)
+        await client.read_line()
+        monkeypatch.setattr(world.hosts[1], "adopt", lambda sock, *_, **__: sock.close())
+        killed = Killed(world)
+        with killed.recording():
+            assert await client.command("a", "STARTTLS") == ["a OK Begin TLS now"]
+            while not world.left:
+                await trio.lowlevel.checkpoint()
+        assert {survivor.said for survivor in killed.survivors()} == {b""}
+
+
 async def test_a_pipeline_that_was_read_is_lost_with_its_reader(tmp_path: Path) -> None:
     """No moment within it survives in which one of its replies waits in the dead process."""
     async with open_world("sqlite", tmp_path) as world:
@@ -365,6 +444,36 @@ async def test_input_that_was_read_moves_along(tmp_path: Path) -> None:
         assert await client.read_line() == "* 1 FETCH (UID 1)"
         assert await client.read_line() == "b OK FETCH completed"
         assert world.left == [0]
+
+
+async def test_input_that_was_brought_along_is_nobody_elses(tmp_path: Path) -> None:
+    """Until it was read, and again until it was dealt with, its loss would be noticed."""
+    async with open_world("sqlite", tmp_path) as world:
+        client, _ = await opened(world, 1)
+        await client.send(b"a NOOP\r\nb NOO")
+        assert await client.read_line() == "a OK NOOP completed"
+        killed = Killed(world)
+        with killed.recording():
+            world.move()
+            while world.left != [0]:
+                await trio.lowlevel.checkpoint()
+            await trio.testing.wait_all_tasks_blocked()
+        assert killed.moments
+        assert not list(killed.survivors())
+        await client.send(b"P\r\n")
+        assert await client.read_line() == "b OK NOOP completed"
+
+
+async def test_a_serial_is_given_once_whatever_the_tag(tmp_path: Path) -> None:
+    async with open_world("sqlite", tmp_path) as world:
+        client, _ = await opened(world, 1)
+        before = world.slots.at(0).serial
+        for tag in ("t" * 64, "short"):
+            assert (await client.command(tag, "STORE 1 +FLAGS (\\Flagged)"))[-1].startswith(f"{tag} OK ")
+            await trio.testing.wait_all_tasks_blocked()
+            world.move()
+        assert (await client.command("n", "NOOP"))[-1] == "n OK NOOP completed"
+        assert world.slots.at(0).serial == before + 3
 
 
 async def test_a_message_half_sent_is_finished_before_the_move(tmp_path: Path) -> None:

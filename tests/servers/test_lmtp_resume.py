@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import hand_over
@@ -13,9 +13,9 @@ from delivery_house import House, open_house
 from hand_over import standing_still
 from lmtp_sessions import GREETING, MESSAGE, OPTIONS, STORED, Client, is_stored_form, stuffed
 
-from wd_trio.servers.driver import Connection
+from wd_trio.servers.driver import Connection, ConnectionOver
 from wd_trio.servers.lmtp.session import LmtpServices, serve_lmtp
-from wd_trio.servers.slots import TAG_BYTES, Phase, Progress
+from wd_trio.servers.slots import TAG_BYTES, Phase, Progress, Standing, why_lost
 from wd_trio.service.delivery import Delivery
 
 OK = b"250 2.0.0 OK\r\n"
@@ -98,6 +98,38 @@ async def test_moves_between_transactions(world: HandOver) -> None:
     bodies = world.house.bodies(world.user)
     assert len(bodies) == 2
     assert all(is_stored_form(body, MESSAGE, "u@example.org") for body in bodies), "mx.example is known still"
+
+
+async def test_behind_starttls_nobody_goes_on_in_clear(
+    world: HandOver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, bool]] = []
+
+    async def upgrade(connection: Connection) -> None:
+        seen.append((why_lost(connection.slot), connection.slot.has(Standing.HELLO)))
+        raise ConnectionOver("seen")
+
+    monkeypatch.setattr(Connection, "upgrade", upgrade)
+    monkeypatch.setitem(globals(), "OPTIONS", replace(OPTIONS, starttls=True))
+    client = await world.ready()
+    (reply,) = await client.say(b"STARTTLS\r\n")
+    assert reply.startswith(b"220 ")
+    await world.server.wait_empty()
+    assert seen == [("not movable", False)]
+
+
+async def test_half_a_line_goes_along_with_who_moves_again_at_once(world: HandOver) -> None:
+    """A worker that is told to go before it has looked at what was brought along passes it on."""
+    client = await world.ready()
+    await client.stream.send_all(b"NOOP\r\nMAIL FROM:<s@x")
+    assert await client.reply() == OK
+    await world.wait_settled()
+    await world.server.start_move()
+    for _ in range(3):
+        world.server.finish_move(world.serve)
+        await world.server.start_move()
+    world.server.finish_move(world.serve)
+    assert await client.say(b".example>\r\n") == [b"250 2.1.0 Sender OK\r\n"]
 
 
 async def test_half_a_line_goes_along(world: HandOver) -> None:

@@ -20,7 +20,7 @@ from wd_trio.ports.bus import Hint
 from wd_trio.ports.sessions import SessionDocument
 from wd_trio.servers.imap.options import ImapOptions
 from wd_trio.servers.parked import Chains, Parked
-from wd_trio.servers.parking import ROUND_TICKS, TICK_S, Parking
+from wd_trio.servers.parking import NEWS_S, ROUND_TICKS, TICK_S, Parking
 from wd_trio.servers.slots import MAILBOX_AT, Progress, Slots
 from wd_trio.service.messages import Place
 from wd_trio.service.parked import RENEW_S
@@ -82,6 +82,20 @@ async def test_an_idler_is_told_without_a_task(engine: str, tmp_path: Path) -> N
             "* 1 FETCH (UID 1)",
             "* 2 FETCH (UID 2)",
         ]
+
+
+async def test_time_runs_out_however_often_it_parks(tmp_path: Path) -> None:
+    async with open_world("sqlite", tmp_path, park_after_s=0.0) as world:
+        await world.deliver("alice")
+        client = await idler(world, 1)
+        await until_parked(world, 1)
+        slot = world.slots.at(0)
+        until_s = slot.until_s
+        for _ in range(20):
+            parking(world)._unpark_for_news(0)
+            await until_parked(world, 1)
+        assert until_s <= slot.until_s <= until_s + 1
+        await client.aclose()
 
 
 async def test_other_news_give_an_idler_a_task_for_a_moment(tmp_path: Path) -> None:
@@ -307,6 +321,22 @@ async def test_few_have_a_task_at_a_time_for_news(tmp_path: Path) -> None:
             assert await done(client) == ["i OK IDLE completed"]
 
 
+async def test_who_is_busy_keeps_nobody_from_their_news(tmp_path: Path) -> None:
+    async with open_world("sqlite", tmp_path, park_after_s=3600.0) as world:
+        lot = parking(world)
+        lot._options = replace(lot._options, for_news=1)
+        busy, waiting = await idler(world, 1), await idler(world, 2)
+        await until_parked(world, 2)
+        lot._unpark_for_news(0)
+        assert await done(busy) == ["i OK IDLE completed"], "and it does not idle again"
+        lot._unpark_for_news(1)
+        assert list(lot._waiting) == [1]
+        lot._awake_for_news[0] -= NEWS_S
+        lot._wait_no_longer()
+        assert not lot._waiting
+        assert await done(waiting) == ["i OK IDLE completed"]
+
+
 async def test_where_many_have_a_task_they_park_sooner(tmp_path: Path) -> None:
     async with open_world("sqlite", tmp_path, park_after_s=3600.0) as world:
         lot = parking(world)
@@ -314,7 +344,7 @@ async def test_where_many_have_a_task_they_park_sooner(tmp_path: Path) -> None:
         first, second = await idler(world, 1), await idler(world, 2)
         await until_parked(world, 2)
         assert await done(first) == ["i OK IDLE completed"]
-        assert len(lot) == 2, "one is as many as may: it parks as soon as it was answered"
+        await until_parked(world, 2)  # one is as many as may: it parks as soon as it was answered
         assert await done(second) == ["i OK IDLE completed"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from pop3_world import MARKED, Pop3Client, deliver_some
 
 from wd_trio.errors import Unavailable
 from wd_trio.mail.model import SEEN
-from wd_trio.servers.driver import Connection
+from wd_trio.servers.driver import Connection, ConnectionOver
 from wd_trio.servers.pop3 import moving
 from wd_trio.servers.pop3.session import Pop3Session
-from wd_trio.servers.slots import TAG_BYTES, Phase, Progress
+from wd_trio.servers.slots import TAG_BYTES, Phase, Progress, why_lost
 from wd_trio.service.maildrop import Maildrop
 
 INTERRUPTED = "-ERR [SYS/TEMP] Trouble on our side, try that again"
@@ -93,6 +94,43 @@ async def test_nothing_is_lost_on_the_way(world: HandOver) -> None:
 
 async def maildrop_key(world: HandOver) -> str:
     return f"maildrop:{(await world.services.users.by_username('alice')).id}"
+
+
+async def test_behind_stls_nobody_goes_on_in_clear(world: HandOver, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    async def upgrade(connection: Connection) -> None:
+        seen.append(why_lost(connection.slot))
+        raise ConnectionOver("seen")
+
+    monkeypatch.setattr(Connection, "upgrade", upgrade)
+    world._options = replace(world._options, starttls=True)
+    await world.move()
+    client = world.connect()
+    await client.read_line()
+    assert await client.say("USER alice") == "+OK Now the password"
+    assert (await client.say("STLS")).startswith("+OK")
+    await world.wait_ended(client)
+    assert seen == ["not movable"]
+
+
+@pytest.mark.parametrize("logged_in", [False, True])
+async def test_half_a_line_goes_along_with_who_moves_again_at_once(
+    world: HandOver, *, logged_in: bool
+) -> None:
+    """A worker that is told to go before it has looked at what was brought along passes it on."""
+    client = await world.logged_in() if logged_in else world.connect()
+    if not logged_in:
+        await client.read_line()
+    await client.send(b"CAPA\r\nCA")
+    assert (await client.read_line()).startswith("+OK")
+    await client.body()
+    await world.server.wait_resumed()
+    for _ in range(3):
+        await world.server.start_move()
+        world.server.finish_move(world._handler(world.services))
+    await client.send(b"PA\r\n")
+    assert (await client.read_line()).startswith("+OK")
 
 
 async def test_within_a_batch(world: HandOver, monkeypatch: pytest.MonkeyPatch) -> None:

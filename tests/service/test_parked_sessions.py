@@ -11,7 +11,7 @@ from session_house import SessionHouse, Worker, open_session_house
 from wd_trio.errors import Unavailable
 from wd_trio.ports.sessions import SessionDocument
 from wd_trio.service.parked import SessionFacts
-from wd_trio.service.sessions import RENEW_S, Session
+from wd_trio.service.sessions import LEASE_S, RENEW_S, Session
 
 
 class SmallLot:
@@ -138,6 +138,7 @@ async def test_silent_ones_are_renewed_and_lost_ones_written_again(tmp_path: Pat
         await worker.sessions.write()
         assert stored(house, session.id) is None, "nobody has looked yet"
         house.accounts.clock.now += RENEW_S + 1
+        house.store.lease("s1", ttl_s=LEASE_S)
         await worker.sessions.write()
         assert stored(house, session.id) is not None
 
@@ -191,6 +192,31 @@ async def test_what_could_not_be_taken_over_is_taken_later(tmp_path: Path) -> No
         await new.sessions.write()
         assert await new.sessions.end_worker("1") == 0
         assert stored(house, session.id) is not None
+
+
+@pytest.mark.parametrize("was_parked", [False, True])
+async def test_what_was_passed_on_is_not_taken_back(tmp_path: Path, *, was_parked: bool) -> None:
+    """A worker that could not take it over, and is gone soon, leaves it to the next one."""
+    async with open_session_house(tmp_path) as house:
+        old, middle, new = (house.worker(name) for name in "123")
+        session = await old.begin(await house.login("anna"))
+        old.sessions.let_go(session)
+        if was_parked:
+            middle.sessions.parked.enter(session.id, session.user_id, "imap")
+        else:
+            gone_on = middle.sessions.go_on(facts_of(session), kick=middle.kicked.append)
+        with failing(house, "move"):
+            await middle.sessions.parked.take_over([session.id])
+        if was_parked:
+            middle.sessions.parked.leave(session.id, session.user_id, "imap")
+        else:
+            middle.sessions.let_go(gone_on)
+        new.sessions.go_on(facts_of(session), kick=new.kicked.append)
+        await new.sessions.parked.take_over([session.id])
+        await middle.sessions.write()
+        document = stored(house, session.id)
+        assert document is not None
+        assert document.worker == "3"
 
 
 async def test_a_document_lost_on_the_way_is_written_again(tmp_path: Path) -> None:

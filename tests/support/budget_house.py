@@ -20,10 +20,11 @@ from trio.testing import wait_all_tasks_blocked
 from wd_trio import telemetry
 from wd_trio.api.app import create_app
 from wd_trio.config import Api
-from wd_trio.ops.boot import Services, api_services, handlers, open_services
+from wd_trio.ops.boot import Services, api_services, open_services
+from wd_trio.ops.hosts import Host, hosts
 from wd_trio.secret import Secret
-from wd_trio.servers.driver import Peer
-from wd_trio.servers.listener import ConnectionHost
+from wd_trio.servers.driver import peer_of
+from wd_trio.servers.slots import Phase, Slots
 
 LANES: Final = ("store", "state", "hash", "work")
 
@@ -55,19 +56,24 @@ class Cost(NamedTuple):
 @dataclass
 class BudgetHouse:
     services: Services
-    hosts: dict[str, ConnectionHost]
+    hosts: dict[str, Host]
+    slots: Slots
     api: Caller
     measured: dict[str, Cost]
     """What was measured so far."""
     tasks: trio.Nursery
     sockets: list[socket.socket]
     """The clients' ends."""
+    standing: int
+    """The tasks that are there without any connection."""
 
     def connect(self, protocol: str) -> socket.socket:
         ours, theirs = socket.socketpair()
         self.sockets.append(ours)
-        host = self.hosts[protocol]
-        host.adopt(theirs, Peer(f"{protocol}{ours.fileno()}", protocol, "127.0.0.1", 1))
+        slot = self.slots.at(len(self.sockets))
+        slot.id, slot.protocol, slot.ip = slot.number, protocol, "127.0.0.1"
+        slot.phase = Phase.ARRIVED
+        self.hosts[protocol].adopt(theirs, peer_of(slot), slot=slot)
         return ours
 
     def imap(self) -> Client:
@@ -93,7 +99,7 @@ class BudgetHouse:
 
     async def wait_ended(self) -> None:
         """Wait until no connection is left, nor what its end has to do."""
-        while len(self.tasks.child_tasks) > 1:  # the hub's stays
+        while len(self.tasks.child_tasks) > self.standing:
             await trio.lowlevel.checkpoint()
 
     @asynccontextmanager
@@ -135,17 +141,28 @@ async def open_budget_house(engine: str, folder: Path) -> AsyncIterator[BudgetHo
         )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(services.hub.run)
-            hosts = {
-                protocol: ConnectionHost(protocol, handler, nursery=nursery)
-                for protocol, handler in handlers(services, config).items()
-            }
-            house = BudgetHouse(services, hosts, Caller(app, ROOT_TOKEN), {}, nursery, [])
+            slots = Slots.create(1000)
+            makers = hosts(
+                services, config, slots=slots, on_end=lambda slot: None, on_leave=lambda *left: None
+            )
+            made = {protocol: make(nursery) for protocol, make in makers.items()}
+            house = BudgetHouse(
+                services,
+                made,
+                slots,
+                Caller(app, ROOT_TOKEN),
+                {},
+                nursery,
+                [],
+                len(nursery.child_tasks),
+            )
             try:
                 yield house
             finally:
                 nursery.cancel_scope.cancel()
                 for sock in house.sockets:
                     sock.close()
+                slots.close()
 
 
 def _crossings() -> Counter[str]:

@@ -14,7 +14,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -28,6 +28,7 @@ WAIT_S = 60.0
 ANYWHERE = "127.0.0.1:0"
 _numbers = itertools.count(1)
 ROOT = Path(__file__).parents[2]
+PROGRAM = ("-m", "wd_trio")
 
 
 @dataclass(frozen=True)
@@ -95,12 +96,14 @@ class ServerLog:
 class Served:
     """A running server."""
 
-    def __init__(self, folder: Path, config_path: Path, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, folder: Path, config_path: Path, environ: Mapping[str, str], program: Sequence[str] = PROGRAM
+    ) -> None:
         self.folder = folder
         self.config_path = config_path
         self._environ = dict(environ)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "wd_trio", "serve", "--config", str(config_path)],
+            [sys.executable, *program, "serve", "--config", str(config_path)],
             cwd=folder,
             env={**_clean_environment(), **environ},
             stdin=subprocess.DEVNULL,
@@ -203,11 +206,12 @@ def start(
     workers: int = 2,
     environ: Mapping[str, str] | None = None,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
+    program: Sequence[str] = PROGRAM,
 ) -> Served:
-    """Start a server in `folder`, which need not be ready yet."""
+    """Start a server in `folder`, which need not be ready yet; `program` are Python's arguments."""
     path = folder / "config.toml"
     write_config(path, settings_of(imap=imap, lmtp=lmtp, api=api, workers=workers, more=settings or {}))
-    return Served(folder, path, environ or {})
+    return Served(folder, path, environ or {}, program)
 
 
 def _clean_environment() -> dict[str, str]:

@@ -7,9 +7,8 @@ takes one, runs it and puts it among the finished ones; `finished_one` tells the
 - A thread that found its queue empty puts its gate among the idle ones and looks once more before it sleeps on
   it; who rouses opens one idle gate. So no append is missed, and a busy lane costs no wake-ups.
   A thread that wakes to more than one crossing wakes the next thread: the loop never pays for a crowd.
-- A thread of a lane with a `group` hands over what is queued, `together` at most, in one go; the rest and what comes
-  meanwhile is for the next thread, if there is one. Crossings there begin one by one, when the group calls them;
-  until then they can be withdrawn. What the group left is queued again in front.
+- A lane with a `group` has one thread, which hands over all that is queued in one go. Crossings there begin one
+  by one, when the group calls them; until then they can be withdrawn. What the group left is queued again in front.
 - A `brief` lane's calls are done sooner than threads can take turns at the interpreter. One thread runs what is
   queued, for LOT_S, and then tells the gateway of all of it and wakes the next thread if there is more. A call that
   will take long says so before it begins (`make_way`), and none is kept behind it.
@@ -27,7 +26,6 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, Final, TypeAlias
 
 from wd_trio import errors, telemetry
@@ -44,8 +42,7 @@ class LaneOptions:
     """One lane. `name` is what ports.gateway.lane_of gives: "<engine>.read", "<engine>.write", or a plain name.
 
     `group` runs many calls as one unit of the engine: it returns their outcomes in order, of all of them or of
-    the first ones (at least one); the others are handed over again. It is handed `together` at most: each waits for
-    all of them. `abandon`: a cancelled caller may leave a
+    the first ones (at least one); the others are handed over again. `abandon`: a cancelled caller may leave a
     call that has begun. `brief`: most calls take a fraction of a millisecond, and those that do not call `make_way`.
     `queue`: calls that may wait; `wait_s`: how long each may.
     """
@@ -53,7 +50,6 @@ class LaneOptions:
     name: str
     threads: int = 1
     group: Group | None = None
-    together: int = 1000
     abandon: bool = False
     brief: bool = False
     queue: int = 1000
@@ -157,15 +153,14 @@ class Lane:
     """A queue of crossings and its threads. `start` once, `close` once."""
 
     def __init__(self, options: LaneOptions, finished_one: Callable[[], None]) -> None:
-        if options.threads < 1:
-            raise ValueError(f"lane {options.name}: a lane has at least one thread")
+        if options.threads < 1 or (options.group is not None and options.threads != 1):
+            raise ValueError(f"lane {options.name}: a group has one thread, any other lane at least one")
         self.options = options
         self.queue: deque[Crossing] = deque()
         self.finished: deque[Crossing] = deque()
         self.wakes = 0
         self.groups = 0
-        self._in_hand: dict[int, Sequence[Crossing]] = {}
-        """What groups have been handed, by thread."""
+        self._in_hand: Sequence[Crossing] = ()
         self._idle: deque[threading.Lock] = deque()
         self._closing = False
         self._finished_one = finished_one
@@ -184,7 +179,7 @@ class Lane:
     @property
     def waiting(self) -> int:
         """Crossings that have not begun, about."""
-        return len(self.queue) + sum(map(len, self._in_hand.copy().values()))
+        return len(self.queue) + len(self._in_hand)
 
     def rouse(self) -> None:
         """Have a thread look at the queue; due after something was appended, and once for all that was."""
@@ -214,7 +209,7 @@ class Lane:
 
     def refuse_overdue(self, now: float) -> float:
         """Claim and finish with Unavailable what has waited `wait_s`; return when to look again."""
-        for crossing in (*chain.from_iterable(self._in_hand.copy().values()), *self.queue.copy()):
+        for crossing in (*self._in_hand, *self.queue.copy()):
             if crossing.begun:
                 continue
             due = crossing.queued_at + self.options.wait_s
@@ -282,10 +277,9 @@ class Lane:
         while True:
             batch: list[Crossing] = []
             with suppress(IndexError):
-                while len(batch) < self.options.together:
+                while True:
                     batch.append(self.queue.popleft())
             if batch:
-                self.rouse()  # another thread, where there is one, for what is left
                 self._run_group(batch)
             elif self._closing:
                 return
@@ -295,8 +289,7 @@ class Lane:
     def _run_group(self, batch: list[Crossing]) -> None:
         group = self.options.group
         assert group is not None
-        thread = threading.get_ident()
-        self._in_hand[thread] = batch
+        self._in_hand = batch
         self.groups += 1
         shared: dict[str, int] = {}
         telemetry.tally_thread(shared)
@@ -309,7 +302,7 @@ class Lane:
             fault = RuntimeError(f"the group of lane {self.options.name} ran none of its calls")
             outcomes = [(None, fault) for _ in batch]
         self.queue.extendleft(reversed(batch[len(outcomes) :]))
-        del self._in_hand[thread]
+        self._in_hand = ()
         for crossing, (value, error) in zip(batch, outcomes, strict=False):
             if crossing.begun or crossing.claim():
                 crossing.round_trips = _sum(crossing.round_trips, shared)

@@ -16,13 +16,11 @@ import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
-from wd_trio import __version__
 from wd_trio.adapters.bridge import Gateway, LaneOptions
 from wd_trio.addresses import is_cluster
 from wd_trio.api.services import ApiOptions, ApiServices
@@ -33,13 +31,6 @@ from wd_trio.ports.documents import Documents
 from wd_trio.ports.gateway import HASH, WORK
 from wd_trio.ports.limits import Limits
 from wd_trio.ports.mail import MailStore
-from wd_trio.servers.driver import DriverOptions
-from wd_trio.servers.imap.options import ImapOptions, ImapServices
-from wd_trio.servers.imap.serve import serve_imap
-from wd_trio.servers.listener import Handler
-from wd_trio.servers.lmtp.session import LmtpOptions, LmtpServices, serve_lmtp
-from wd_trio.servers.pop3.options import Pop3Options, Pop3Services
-from wd_trio.servers.pop3.serve import serve_pop3
 from wd_trio.servers.tls import server_context
 from wd_trio.service.auth import Auth, AuthOptions
 from wd_trio.service.changes import ChangeHub
@@ -253,59 +244,6 @@ def _accounts(config: Config, gateway: Gateway, engine: Engine, hub: ChangeHub) 
     return users, auth
 
 
-def handlers(services: Services, config: Config) -> dict[str, Handler]:
-    """What serves a connection of each protocol."""
-    imap_services = ImapServices(
-        auth=services.auth,
-        sessions=services.sessions,
-        mailboxes=services.mailboxes,
-        messages=services.messages,
-        hub=services.hub,
-    )
-    imap_options = ImapOptions(
-        hostname=hostname(config),
-        version=__version__,
-        engine=replace(
-            ImapOptions().engine,
-            max_command_bytes=config.limits.command_bytes,
-            max_message_bytes=config.limits.message_bytes,
-        ),
-        idle_timeout_s=config.imap.idle_timeout_s,
-        starttls=bool(config.tls.certificate),
-        trusted_networks=_trusted(config),
-    )
-    pop3_services = Pop3Services(auth=services.auth, sessions=services.sessions, maildrops=services.maildrops)
-    pop3_options = Pop3Options(
-        hostname=hostname(config),
-        idle_timeout_s=config.pop3.idle_timeout_s,
-        starttls=bool(config.tls.certificate),
-        trusted_networks=_trusted(config),
-    )
-    lmtp_services = LmtpServices(delivery=services.delivery)
-    lmtp_options = LmtpOptions(
-        hostname=hostname(config),
-        idle_timeout_s=config.lmtp.idle_timeout_s,
-        message_bytes=config.limits.message_bytes,
-        recipients=config.lmtp.recipients,
-        starttls=bool(config.tls.certificate),
-    )
-    return {
-        "imap": lambda connection: serve_imap(connection, imap_services, imap_options),
-        "pop3": lambda connection: serve_pop3(connection, pop3_services, pop3_options),
-        "lmtp": lambda connection: serve_lmtp(connection, lmtp_services, lmtp_options),
-    }
-
-
-def driver_options(config: Config) -> DriverOptions:
-    """What every connection is made with. Invalid when workers are to end TLS and the certificate is no good."""
-    tls = config.tls
-    ends_tls = bool(tls.certificate) and not tls.hold
-    return DriverOptions(
-        flush_s=config.limits.flush_s,
-        tls=server_context(tls.certificate, tls.key) if ends_tls else None,
-    )
-
-
 def api_tls(config: Config) -> ssl.SSLContext | None:
     """What the API's TLS is made with, where it has such listeners. Invalid when the certificate is no good."""
     return server_context(config.tls.certificate, config.tls.key) if config.api.tls_listen else None
@@ -334,7 +272,3 @@ def api_services(services: Services, config: Config) -> ApiServices:
             root_requests_per_s=config.api.root_requests_per_s,
         ),
     )
-
-
-def _trusted(config: Config) -> tuple[IPv4Network | IPv6Network, ...]:
-    return tuple(ip_network(text) for text in config.tls.trusted_networks)

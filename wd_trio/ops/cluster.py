@@ -1,8 +1,7 @@
 """The cluster engine: MongoDB for mail and users, Redis for sessions, limits and hints.
 
-Calls to MongoDB run in as many threads as its pool has connections, half of them for reading; each of these takes
-whatever is queued, and what that asks for goes out together. One thread for reads and one for writes hands Redis
-whatever is queued as one pipeline. Whether their servers answer shows at the first
+Calls to MongoDB run in as many threads as its pool has connections, half of them for reading; one thread for reads
+and one for writes hands Redis whatever is queued as one pipeline. Whether their servers answer shows at the first
 call: MongoDB's indexes are seen to before anything is served, Redis may come later.
 """
 
@@ -23,7 +22,6 @@ from wd_trio.adapters.mongo_redis.leases import RedisLeases
 from wd_trio.adapters.mongo_redis.limits import RedisLimits
 from wd_trio.adapters.mongo_redis.mongo import Mongo, MongoOptions
 from wd_trio.adapters.mongo_redis.pipeline import RedisLink
-from wd_trio.adapters.mongo_redis.reader import Reader
 from wd_trio.adapters.mongo_redis.sessions import RedisSessions
 from wd_trio.adapters.mongo_redis.store import MongoStore
 from wd_trio.errors import Unavailable
@@ -36,7 +34,6 @@ log = structlog.get_logger()
 READERS: Final = 16
 WRITERS: Final = 16
 UPKEEP_CONNECTIONS: Final = 1
-TOGETHER: Final = 4  # reads: enough to share what a message costs, and few that wait for each other
 LEADER: Final = "janitor"
 LEAD_S: Final = 30.0
 CLOSE_S: Final = 0.25
@@ -68,13 +65,7 @@ async def open_cluster(
             sessions=RedisSessions(link),
             lanes=(
                 LaneOptions(name="store.write", threads=WRITERS),
-                LaneOptions(
-                    name="store.read",
-                    threads=READERS,
-                    group=Reader(mongo).run_group,
-                    together=TOGETHER,
-                    abandon=True,
-                ),
+                LaneOptions(name="store.read", threads=READERS, abandon=True),
                 LaneOptions(name="state.write", group=link.run_group),
                 LaneOptions(name="state.read", group=link.run_group, abandon=True),
             ),

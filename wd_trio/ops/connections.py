@@ -31,7 +31,8 @@ UNIX: Final = "unix"
 
 class ConnectionsState(msgspec.Struct, frozen=True, kw_only=True):
     """What a successor of this process needs; the descriptors must stay open across the exec. `slots` is the table's
-    descriptor, `descriptors` and `holders` are arrays of C ints by number, -1 where no connection is."""
+    descriptor, `descriptors` and `holders` are arrays of C ints by number, -1 where no connection is. `in_flight`
+    names the worker that each of those was of last, `longer` the workers before it."""
 
     slots: int
     descriptors: bytes
@@ -39,6 +40,7 @@ class ConnectionsState(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: dict[int, str]
     last_id: int
     last_worker: int
+    longer: list[tuple[int, str]] = []
 
     def open_descriptors(self) -> list[int]:
         return [self.slots, *(descriptor for descriptor in array("i", self.descriptors) if descriptor != -1)]
@@ -55,7 +57,9 @@ class Connections:
         self._free = array("I")
         self._loads: Counter[int] = Counter()
         self._per_ip: Counter[str] = Counter()
-        self._of_owner: dict[int, str] = {}  # those in flight, with the worker's owner name that they were of
+        # Those in flight, with the owner names of the workers that they were of: more than one where the worker that
+        # was to get one died or left before it had taken its session over.
+        self._of_owners: dict[int, tuple[str, ...]] = {}
         self._in_flight: Counter[str] = Counter()
         self._last_id = int.from_bytes(os.urandom(3), "big") << 32
         self._last_worker = NOBODY
@@ -76,9 +80,8 @@ class Connections:
             ip = made.slots.at(number).ip
             if ip != UNIX:
                 made._per_ip[ip] += 1
-        for number, owner in state.in_flight.items():
-            made._of_owner[number] = owner
-            made._in_flight[owner] += 1
+        for number, owner in (*state.longer, *state.in_flight.items()):
+            made._fly(number, owner)
         return made
 
     def state(self) -> ConnectionsState:
@@ -87,9 +90,10 @@ class Connections:
             slots=self.slots.descriptor,
             descriptors=self._descriptors.tobytes(),
             holders=self._holders.tobytes(),
-            in_flight=dict(self._of_owner),
+            in_flight={number: owners[-1] for number, owners in self._of_owners.items()},
             last_id=self._last_id,
             last_worker=self._last_worker,
+            longer=[(number, owner) for number, owners in self._of_owners.items() for owner in owners[:-1]],
         )
 
     def new_worker(self) -> int:
@@ -210,16 +214,20 @@ class Connections:
         ]
 
     def depart(self, number: int, owner: str) -> None:
-        """The connection leaves the worker of that owner name, and is in flight until it has arrived elsewhere."""
+        """The connection leaves the worker of that owner name, and is in flight until it has arrived elsewhere; so it
+        is for the worker before, where it was in flight already: its session may still be that one's."""
         self.hold(number, NOBODY)
-        self.arrived(number)
-        self._of_owner[number] = owner
-        self._in_flight[owner] += 1
+        self._fly(number, owner)
+
+    def _fly(self, number: int, owner: str) -> None:
+        owners = self._of_owners.get(number, ())
+        if owner not in owners:
+            self._of_owners[number] = (*owners, owner)
+            self._in_flight[owner] += 1
 
     def arrived(self, number: int) -> None:
         """Another worker has taken it over, or it has ended. Idempotent."""
-        owner = self._of_owner.pop(number, None)
-        if owner is not None:
+        for owner in self._of_owners.pop(number, ()):
             self._in_flight[owner] -= 1
             if not self._in_flight[owner]:
                 del self._in_flight[owner]

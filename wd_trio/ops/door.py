@@ -129,12 +129,13 @@ class Door:
             return None
         return self.connections.enter(protocol, sock, ip, port, secure=secure)
 
-    def come_back(self, arrivals: Iterable[Arrival]) -> None:
-        """Find another worker for connections that theirs could not take."""
+    def come_back(self, arrivals: Iterable[Arrival], refuser: Taker | None = None) -> None:
+        """Find another worker for connections that theirs could not take: not that one again, if there is another,
+        though it may have the fewest."""
         for arrival in arrivals:
             arrival.tries += 1
             if arrival.tries < TRIES:
-                self.place(arrival)
+                self.place(arrival, but=refuser)
             else:
                 self._turn_away(arrival, "no room in workers")
 
@@ -143,10 +144,10 @@ class Door:
         while self._waiting:
             self._turn_away(self._waiting.popleft(), "stopping")
 
-    def place(self, arrival: Arrival) -> None:
-        """Give a connection to the worker with the fewest, or to the next that there is."""
+    def place(self, arrival: Arrival, *, but: Taker | None = None) -> None:
+        """Give a connection to the worker with the fewest, or to the next that there is; to `but` last."""
         if self._takers:
-            min(self._takers, key=lambda taker: taker.load).give(arrival)
+            min(self._takers, key=lambda taker: (taker is but, taker.load)).give(arrival)
         else:
             self._waiting.append(arrival)
 

@@ -103,9 +103,9 @@ class Feed:
             log.warning("worker took no connections", owner=self._owner, count=len(batch))
             for slot in slots:
                 self._connections.hold(slot, NOBODY)
-            self._door.come_back(batch)
+            self._door.come_back(batch, self)
         else:
-            for slot in slots:
+            for slot in filter(self._has, slots):  # others have ended by now, or have left again
                 self._connections.arrived(slot)
         self.quiet = True
         self._arrived()

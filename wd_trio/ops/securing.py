@@ -90,7 +90,9 @@ class Securing:
             sock.close()  # it was ended meanwhile
             return
         connections.replace(number, sock)
-        connections.slots.at(number).standing |= Standing.SECURE
+        slot = connections.slots.at(number)
+        slot.standing |= Standing.SECURE
+        slot.progress = 0  # its worker let nobody go on with it in clear
         self._door.place(Arrival(number))
 
     def _failed(self, newcomer: Newcomer, reason: str) -> None:

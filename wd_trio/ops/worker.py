@@ -34,18 +34,18 @@ import trio
 
 from wd_trio import telemetry
 from wd_trio.api.app import create_app
-from wd_trio.config import Log
+from wd_trio.config import Config, Log
 from wd_trio.errors import Unavailable, WdError
 from wd_trio.ops import log as logging
 from wd_trio.ops import messages, metrics
-from wd_trio.ops.boot import Services, api_services, api_tls, driver_options, handlers, open_services
+from wd_trio.ops.boot import Services, api_services, api_tls, open_services
 from wd_trio.ops.handoff import Channel, ChannelOver, Received, close_all
 from wd_trio.ops.health import Health
+from wd_trio.ops.hosts import Host, HostMaker, hosts
 from wd_trio.ops.http import serve_http
 from wd_trio.ops.janitor import Janitor
 from wd_trio.ops.metered import metered
-from wd_trio.servers.driver import UPGRADED, DriverOptions, peer_of
-from wd_trio.servers.listener import ConnectionHost, Handler
+from wd_trio.servers.driver import UPGRADED, peer_of
 from wd_trio.servers.slots import Phase, Slot, Slots
 
 log = structlog.get_logger()
@@ -54,6 +54,7 @@ HARD_EXIT_S: Final = 9.0
 API_GRACE_S: Final = 0.5
 ABANDON_S: Final = 0.5
 METRICS_S: Final = 2.0
+GONE_S: Final = 1.0
 BURY_AGAIN_S: Final = 1.0
 TAKE_OVER_S: Final = 1.0
 
@@ -71,7 +72,7 @@ class Worker:
         self._bus = bus
         self._slots = slots
         self._api_descriptors = api_descriptors
-        self._hosts: dict[str, ConnectionHost] = {}
+        self._hosts: dict[str, Host] = {}
         self._health: Health | None = None
         self._end_streams: Callable[[], None] | None = None
         self._take_over: Callable[[Sequence[str]], Awaitable[None]] | None = None
@@ -79,7 +80,6 @@ class Worker:
         self._api_leaving = trio.Event()
         self._api_ended = trio.Event()
         self._deadline_s = 0.0
-        self._driver_options = DriverOptions()
         self._closed: list[int] = []
         self._moved: dict[int, bytes] = {}
         self._upgrading: list[int] = []
@@ -106,7 +106,6 @@ class Worker:
         logging.configure(boot.config.log, role=f"worker {boot.slot}")
         self._deadline_s = boot.config.server.drain_s
         try:
-            self._driver_options = driver_options(boot.config)
             return await self._serve(boot)
         except* WdError as group:
             log.critical("worker failed", error="; ".join(str(error) for error in _leaves(group)))
@@ -161,9 +160,9 @@ class Worker:
             tree.start_soon(self._until_hub_ends, services.bus.run)
             tree.start_soon(self._until_hub_ends, services.hub.run)
             tree.start_soon(Janitor(services).run)
-            async with trio.open_nursery() as hosts:
-                for protocol, handler in handlers(services, boot.config).items():
-                    await hosts.start(self._host, protocol, handler)
+            async with trio.open_nursery() as nursery:
+                for protocol, make in self._host_makers(services, boot.config).items():
+                    await nursery.start(self._host, protocol, make)
                 await self._tell(messages.Ready(os.getpid()))
             self._api_leaving.set()
             with trio.move_on_after(API_GRACE_S):
@@ -171,18 +170,20 @@ class Worker:
             await self._tell_last_words()
             tree.cancel_scope.cancel()
 
+    def _host_makers(self, services: Services, config: Config) -> dict[str, HostMaker]:
+        return hosts(
+            services,
+            config,
+            slots=self._slots,
+            on_end=self._connection_ended,
+            on_leave=self._connection_left,
+        )
+
     async def _host(
-        self, protocol: str, handler: Handler, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        self, protocol: str, make: HostMaker, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         async with trio.open_nursery() as nursery:
-            host = ConnectionHost(
-                protocol,
-                handler,
-                nursery=nursery,
-                options=self._driver_options,
-                on_end=self._connection_ended,
-                on_leave=self._connection_left,
-            )
+            host = make(nursery)
             self._hosts[protocol] = host
             task_status.started()
             await self._leaving.wait()
@@ -199,7 +200,7 @@ class Worker:
                 tls=tls,
                 leave=self._api_leaving.wait,
                 grace_s=API_GRACE_S,
-                flush_s=self._driver_options.flush_s,
+                flush_s=boot.config.limits.flush_s,
             )
         finally:
             self._api_ended.set()
@@ -231,6 +232,8 @@ class Worker:
         try:
             await run()
         except* Unavailable as group:
+            with trio.move_on_after(GONE_S):  # the end of the supervisor is the end of both, in any order
+                await self._leaving.wait()
             log.warning("bus ended", error="; ".join(str(error) for error in _leaves(group)))
             self._leave(deadline_s=self._deadline_s, stopping=False)
 
@@ -242,6 +245,7 @@ class Worker:
                 await self._obey(await self._channel.receive())
         except ChannelOver:
             log.warning("the supervisor is gone")
+            self._api_leaving.set()  # its successor, a server of its own, wants the address
             self._leave(deadline_s=self._deadline_s, stopping=True)
 
     async def _obey(self, received: Received) -> None:

@@ -50,6 +50,7 @@ TICK_S: Final = 1.0
 ROUND_TICKS: Final = 16
 JITTER: Final = 0.25
 STUCK_S: Final = 60
+NEWS_S: Final = 2.0
 BATCH: Final = 64
 PATIENCE_S: Final = 0.05
 CHECK_AGAIN_S: Final = 2.0
@@ -103,7 +104,7 @@ class Parking:
         self._on_leave = on_leave
         self._options = options
         self._awake: set[int] = set()
-        self._awake_for_news: set[int] = set()
+        self._awake_for_news: dict[int, float] = {}  # and since when
         self._room = trio.Event()
         self._waiting: deque[int] = deque()
         self._to_check: deque[int] = deque()
@@ -170,9 +171,13 @@ class Parking:
     def came_back(self, slot: Slot) -> None:
         """A task that served the connection is over, whatever became of it."""
         self._awake.discard(slot.number)
-        self._awake_for_news.discard(slot.number)
+        self._awake_for_news.pop(slot.number, None)
         if not self._crowded:
             self._room.set()
+        self._let_in()
+
+    def _let_in(self) -> None:
+        """Unpark those that wait for others with news to park again."""
         while self._waiting and len(self._awake_for_news) < self._options.for_news:
             number = self._waiting.popleft()
             if number in self._parked and self._parked.marked(number, _QUEUED):
@@ -212,7 +217,7 @@ class Parking:
         slot = self._slots.at(number)
         self._awake.add(number)
         if cause == "news":
-            self._awake_for_news.add(number)
+            self._awake_for_news[number] = trio.current_time()
         telemetry.unparked_total.labels(cause).inc()
         sock = self._remove(number)
         self._services.sessions.parked.unpark(slot.session)
@@ -335,6 +340,13 @@ class Parking:
                 if parked.due[number] <= now_s:
                     self._look(number, now_s)
             at = stop if stop < parked.beyond else 0
+            self._wait_no_longer()
+
+    def _wait_no_longer(self) -> None:
+        """Who was told its news and is busy since, maybe for hours, keeps nobody from theirs."""
+        begun = trio.current_time() - NEWS_S
+        self._awake_for_news = {number: at for number, at in self._awake_for_news.items() if at > begun}
+        self._let_in()
 
     def _look(self, number: int, now_s: int) -> None:
         parked, slot = self._parked, self._slots.at(number)
@@ -465,5 +477,5 @@ class Parking:
             self._part(number, Draining())
             return
         slot = self._slots.at(number)
-        self._services.sessions.parked.leave(slot.user, PROTOCOL)
+        self._services.sessions.parked.leave(slot.session, slot.user, PROTOCOL)
         self._on_leave(slot, MOVED, self._remove(number), b"")

@@ -30,6 +30,8 @@ T = TypeVar("T")
 
 RENEW_S: Final = TTL_S / 4
 A_SLICE: Final = 500
+MANY_DOCUMENTS: Final = 100
+"""That are made at a time: a document is some thousand octets, and the heap keeps the size that it had."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,10 +140,15 @@ class ParkedSessions:
         telemetry.active_sessions.labels(protocol).inc()
         self.arrived(session_id)
 
-    def leave(self, user_id: str, protocol: str) -> None:
+    def leave(self, session_id: str, user_id: str, protocol: str) -> None:
         """A parked connection goes to another worker."""
+        self.let_go(session_id)
         self._hub.unfollow(user_id)
         telemetry.active_sessions.labels(protocol).dec()
+
+    def let_go(self, session_id: str) -> None:
+        """Another worker has the session now, or soon: its document is not to be taken over any more."""
+        self._untaken.discard(session_id)
 
     def unpark(self, session_id: str) -> None:
         """A connection is about to be served by a task again: its session is counted and its user followed."""
@@ -157,7 +164,7 @@ class ParkedSessions:
     def end(self, facts: SessionFacts) -> None:
         """A parked connection is over. Its document goes soon."""
         self._counted.discard(facts.id)
-        self.leave(facts.user_id, facts.protocol)
+        self.leave(facts.id, facts.user_id, facts.protocol)
         self._tracking.ended([self.document(facts)])
         self._unended.add(facts.id)
         self._something.set()
@@ -179,7 +186,10 @@ class ParkedSessions:
 
     async def _take_over(self) -> None:
         async with self._taking:
-            for some in slices(list(self._untaken)):
+            for ids in slices(list(self._untaken)):
+                some = [id_ for id_ in ids if id_ in self._untaken]
+                if not some:
+                    continue  # they were let go of meanwhile
                 gone = await self._gateway.run(self._store.move, some, self._server, self._worker)
                 self._untaken.difference_update(some)
                 await self._write_lost(gone)
@@ -191,7 +201,7 @@ class ParkedSessions:
         if self._untaken:
             await self._take_over()
         for lot in self._lots:
-            for some in slices(lot.take_changed()):
+            for some in slices(lot.take_changed(), MANY_DOCUMENTS):
                 try:
                     await self._gateway.run(self._store.update, [self.document(facts) for facts in some])
                 except BaseException:

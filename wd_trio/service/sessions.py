@@ -254,6 +254,7 @@ class Sessions:
         lost with it."""
         if self._open.pop(session.id, None) is None:
             return
+        self.parked.let_go(session.id)
         self._hub.unfollow(session.user_id)
         telemetry.active_sessions.labels(session.protocol).dec()
 

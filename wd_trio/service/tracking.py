@@ -33,7 +33,7 @@ FLUSH_S: Final = 5.0
 LAST_FLUSH_S: Final = 0.5
 SESSIONS_KEPT: Final = 50
 SEEN_STEP_MS: Final = 600_000
-USERS_A_WRITE: Final = 100
+USERS_A_WRITE: Final = 25  # their live documents are read together
 CAS_ATTEMPTS: Final = 5
 PAGE: Final = 200
 

@@ -10,11 +10,9 @@ from array import array
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from wd_trio.adapters.mongo_redis.known import Known
+from wd_trio.adapters.mongo_redis.known import Known, flags_command
 from wd_trio.adapters.mongo_redis.layout import (
-    BY_UID,
     FLAGS_PROJECTION,
-    MESSAGES,
     Document,
     among,
     flag_row_of,
@@ -42,18 +40,14 @@ def read(shared: Shared, mailbox_id: str, uids: UidSet) -> FlagRows:
     """The flags of the living messages among `uids`, at one moment; one round trip where the mailbox is known as it
     stands."""
     user_id = shared.owner(mailbox_id)
-    with shared.one_moment() as (database, session):
-        document = shared.document(database, session, user_id, mailbox_id)
+    with shared.reader.one_moment() as moment:
+        document = shared.document(moment, user_id, mailbox_id)
         if not document["messages"]:
             return FlagRows(EMPTY, b"", {}, [])
         if shared.known.before(mailbox_id, document) is not None or _pays(uids, document):
-            return _picked(shared.known.learn(database, session, document).rows, uids)
+            return _picked(shared.known.learn(moment, document).rows, uids)
         return _rows(
-            row
-            for which in among(user_id, mailbox_id, uids)
-            for row in database[MESSAGES].find(
-                which, FLAGS_PROJECTION, sort=[("uid", 1)], hint=list(BY_UID), session=session
-            )
+            row for which in among(user_id, mailbox_id, uids) for row in moment.ask(flags_command(which))
         )
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Final
 
 from pymongo import DeleteMany, UpdateOne
-from pymongo.client_session import ClientSession
 
 from wd_trio import errors
 from wd_trio.adapters.mongo_redis.known import changes_pipeline, touched_filter
@@ -27,7 +26,8 @@ from wd_trio.adapters.mongo_redis.layout import (
     unpacked,
 )
 from wd_trio.adapters.mongo_redis.messages import go_out
-from wd_trio.adapters.mongo_redis.mongo import CALL_S, MongoDatabase, bounded
+from wd_trio.adapters.mongo_redis.mongo import CALL_S, bounded
+from wd_trio.adapters.mongo_redis.reader import Moment
 from wd_trio.adapters.mongo_redis.shared import Shared, missing
 from wd_trio.adapters.mongo_redis.work import Box, Guess, Unit
 from wd_trio.adapters.mongo_redis.writer import Change
@@ -84,47 +84,47 @@ def changes_since(shared: Shared, mailbox_id: str, since: int, limit: int) -> Ch
     """
     place = shared.owner(mailbox_id), mailbox_id
     limit = max(limit, 1)
-    with shared.one_moment() as (database, session):
-        mailbox, rows, journal = _first_look(database, session, place, since, limit + 1)
+    with shared.reader.one_moment() as moment:
+        mailbox, rows, journal = _first_look(moment, place, since, limit + 1)
         _require_reach(mailbox, since)
         touched = EMPTY
         for entry in journal:
             touched |= unpacked(entry.get("changed", b""))
         if touched:
-            rows = _look(database, session, touched_filter(place, since, touched), limit + 1)
+            rows = _look(moment, touched_filter(place, since, touched), limit + 1)
         # What was noted at a modseq may have been changed again, by a change that the journal has not told of yet:
         # the cut must not pass over messages noted behind the last one here.
-        order = [row["modseq" if touched else "noted"] for row in rows]
-        order += [entry["modseq"] for entry in journal]
-        upto = _cut(order, mailbox["modseq"], limit)
+        order = [int(row["modseq" if touched else "noted"]) for row in rows]
+        order += [int(entry["modseq"]) for entry in journal]
+        upto = _cut(order, int(mailbox["modseq"]), limit)
         if len(order) > limit and upto == min(order):
             which = touched_filter(place, since, touched)
-            rows = _look(database, session, {"$and": [which, {"modseq": {"$lte": upto}}]}, 0)
+            rows = _look(moment, {"$and": [which, {"modseq": {"$lte": upto}}]}, 0)
     more = upto < mailbox["modseq"]
     changed = sorted((flag_row_of(row) for row in rows if row["modseq"] <= upto), key=lambda row: row.uid)
     vanished = [
-        Vanished(entry["modseq"], unpacked(entry["ranges"]))
+        Vanished(int(entry["modseq"]), unpacked(entry["ranges"]))
         for entry in journal
         if entry["modseq"] <= upto and "ranges" in entry
     ]
-    return Changes(since, upto, 1 if more else mailbox["uidNext"], tuple(changed), tuple(vanished), more)
+    return Changes(since, upto, 1 if more else int(mailbox["uidNext"]), tuple(changed), tuple(vanished), more)
 
 
 def _first_look(
-    database: MongoDatabase, session: ClientSession, place: tuple[str, str], since: int, limit: int
+    moment: Moment, place: tuple[str, str], since: int, limit: int
 ) -> tuple[Document, list[Document], list[Document]]:
     """The mailbox, messages in the order in which the index has them as changed, and the journal in its order, each
     at most `limit`. NotFound."""
     user_id, mailbox_id = place
-    found = list(
-        database[MAILBOXES].aggregate(
-            [
+    found = moment.ask(
+        {
+            "aggregate": MAILBOXES,
+            "pipeline": [
                 {"$match": {"_id": mailbox_id, "user": user_id}},
                 {"$unionWith": {"coll": MESSAGES, "pipeline": changes_pipeline(place, since, limit)}},
             ],
-            session=session,
-            batchSize=2 * limit + 2,  # one more than there are: the answer says that it is all
-        )
+            "cursor": {"batchSize": 2 * limit + 2},  # one more than there are: the answer says that it is all
+        }
     )
     if not found or "path" not in found[0]:
         raise missing(mailbox_id)
@@ -132,10 +132,17 @@ def _first_look(
     return found[0], messages, found[1 + len(messages) :]
 
 
-def _look(database: MongoDatabase, session: ClientSession, which: Document, limit: int) -> list[Document]:
+def _look(moment: Moment, which: Document, limit: int) -> list[Document]:
     """Messages in order of modseq, at most `limit`, all for 0."""
-    cursor = database[MESSAGES].find(which, FLAGS_PROJECTION, session=session)
-    return list(cursor.sort("modseq", 1).limit(limit).batch_size(limit or _CHANGES_BATCH))
+    command = {
+        "find": MESSAGES,
+        "filter": which,
+        "projection": FLAGS_PROJECTION,
+        "sort": {"modseq": 1},
+        "limit": limit,
+        "batchSize": limit + 1 if limit else _CHANGES_BATCH,
+    }
+    return moment.ask(command)
 
 
 def _require_reach(mailbox: Document, since: int) -> None:

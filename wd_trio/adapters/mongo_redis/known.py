@@ -9,11 +9,9 @@ takes about 10 bytes.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
-
-from pymongo.client_session import ClientSession
+from typing import ClassVar, Final, Protocol
 
 from wd_trio.adapters.caches import BoundedCache
 from wd_trio.adapters.mongo_redis.layout import (
@@ -25,7 +23,7 @@ from wd_trio.adapters.mongo_redis.layout import (
     flag_row_of,
     unpacked,
 )
-from wd_trio.adapters.mongo_redis.mongo import DRIVERS, MongoDatabase
+from wd_trio.adapters.mongo_redis.mongo import BsonMapping
 from wd_trio.mail.flagrows import FlagRows
 from wd_trio.mail.model import SEEN, FlagRow
 from wd_trio.mail.numset import EMPTY, UidSet
@@ -36,9 +34,21 @@ _ROW_BYTES: Final = 9
 _RANGE_BYTES: Final = 120
 _KEYWORD_BYTES: Final = 160
 _UNSEEN: Final = bytes(not flags & SEEN for flags in range(256))
-_WALK_BATCH: Final = 20_000
+WALK_BATCH: Final = 20_000
 _TOUCHED_RANGES: Final = 32
 _JOURNAL_PROJECTION: Final[Document] = {"_id": 0, "modseq": 1, "ranges": 1, "changed": 1}
+
+
+class Reads(Protocol):
+    """Reads that see one moment: a snapshot's (reader.Moment) or a transaction's (work.Unit).
+
+    `union`: whether an aggregate may use $unionWith, which no transaction supports."""
+
+    union: ClassVar[bool]
+
+    def ask(self, command: BsonMapping) -> list[Document]:
+        """All documents that a command (find, aggregate) finds."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,26 +136,26 @@ class KnownMailboxes:
     def forget(self, mailbox_id: str) -> None:
         self._cache.drop(mailbox_id)
 
-    def learn(self, database: MongoDatabase, session: ClientSession, document: Document) -> Known:
-        """All flags of a mailbox whose `document` was read in this session, which sees one moment; kept."""
+    def learn(self, moment: Reads, document: Document) -> Known:
+        """All flags of a mailbox whose `document` was read at this moment; kept."""
         mailbox_id, modseq = document["_id"], document["modseq"]
         known = self.before(mailbox_id, document)
         if known is None:
-            known = walked(database, session, document)
+            known = walked(moment, document)
         elif known.modseq < modseq:
-            known = forwarded(known, database, session, document)
+            known = forwarded(known, moment, document)
         else:
             return known
         self.keep(mailbox_id, known)
         return known
 
 
-def forwarded(known: Known, database: MongoDatabase, session: ClientSession, document: Document) -> Known:
-    """What is known, brought forward to how the mailbox stands in this session."""
+def forwarded(known: Known, moment: Reads, document: Document) -> Known:
+    """What is known, brought forward to how the mailbox stands at this moment."""
     place = document["user"], document["_id"]
     rows: dict[int, FlagRow] = {}
     gone = touched = EMPTY
-    for entry in _changes(database, session, place, known.modseq):
+    for entry in _changes(moment, place, known.modseq):
         if "uid" in entry:
             rows[entry["uid"]] = flag_row_of(entry)
         elif "ranges" in entry:
@@ -154,29 +164,25 @@ def forwarded(known: Known, database: MongoDatabase, session: ClientSession, doc
             touched |= unpacked(entry["changed"])
     if touched:
         which = touched_filter(place, known.modseq, touched)
-        for entry in database[MESSAGES].find(
-            which, FLAGS_PROJECTION, session=session, batch_size=_WALK_BATCH
-        ):
+        for entry in moment.ask(_find(MESSAGES, which, FLAGS_PROJECTION)):
             rows[entry["uid"]] = flag_row_of(entry)
     # What went may have changed, or even come, in between: it is no row any more, so rows first and then `gone`.
     return known.changed(document["modseq"], [rows[uid] for uid in sorted(rows)], gone)
 
 
-def _changes(
-    database: MongoDatabase, session: ClientSession, place: tuple[str, str], since: int
-) -> Iterator[Document]:
-    """What `changes_pipeline` gives, in a transaction too: there, $unionWith is not supported."""
-    if not session.in_transaction:
+def _changes(moment: Reads, place: tuple[str, str], since: int) -> list[Document]:
+    """What `changes_pipeline` gives, or the same by two commands."""
+    if moment.union:
         pipeline = changes_pipeline(place, since)
-        yield from database[MESSAGES].aggregate(pipeline, session=session, batchSize=_WALK_BATCH)
-        return
+        return moment.ask({"aggregate": MESSAGES, "pipeline": pipeline, "cursor": {"batchSize": WALK_BATCH}})
     of_mailbox: Document = {"user": place[0], "mailbox": place[1]}
-    for name, key, fields in (
-        (MESSAGES, "noted", FLAGS_PROJECTION),
-        (VANISHED, "modseq", _JOURNAL_PROJECTION),
-    ):
-        later = of_mailbox | {key: {"$gt": since}}
-        yield from database[name].find(later, fields, session=session, batch_size=_WALK_BATCH)
+    noted = _find(MESSAGES, of_mailbox | {"noted": {"$gt": since}}, FLAGS_PROJECTION)
+    journal = _find(VANISHED, of_mailbox | {"modseq": {"$gt": since}}, _JOURNAL_PROJECTION)
+    return moment.ask(noted) + moment.ask(journal)
+
+
+def _find(collection: str, which: Document, fields: Document) -> Document:
+    return {"find": collection, "filter": which, "projection": fields, "batchSize": WALK_BATCH}
 
 
 def changes_pipeline(place: tuple[str, str], since: int, limit: int | None = None) -> list[Document]:
@@ -215,17 +221,14 @@ def touched_filter(place: tuple[str, str], since: int, touched: UidSet) -> Docum
     return {"$or": [of_mailbox | {"noted": {"$gt": since}}, *ranges]}
 
 
-def walked(database: MongoDatabase, session: ClientSession, document: Document) -> Known:
+def flags_command(which: Document) -> Document:
+    """Reads what `flag_row_of` takes of messages, in order of uid; `which` are of one mailbox."""
+    return _find(MESSAGES, which, FLAGS_PROJECTION) | {"sort": {"uid": 1}, "hint": dict(BY_UID)}
+
+
+def walked(moment: Reads, document: Document) -> Known:
     """All flags of a mailbox, by one walk over its messages."""
-    cursor = database.get_collection(MESSAGES, codec_options=DRIVERS).find(
-        {"user": document["user"], "mailbox": document["_id"]},
-        FLAGS_PROJECTION,
-        sort=[("uid", 1)],
-        hint=list(BY_UID),
-        batch_size=_WALK_BATCH,
-        session=session,
-    )
-    found: list[dict[str, Any]] = cursor.to_list()
+    found = moment.ask(flags_command({"user": document["user"], "mailbox": document["_id"]}))
     rows = FlagRows(
         UidSet.of(row["uid"] for row in found),
         bytes([row["flags"] for row in found]),

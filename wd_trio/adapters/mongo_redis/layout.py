@@ -243,7 +243,10 @@ def narrow_row_of(document: Mapping[str, Any]) -> MessageRow:
 
 
 def flag_row_of(document: Mapping[str, Any]) -> FlagRow:
-    return FlagRow(document["uid"], document["modseq"], document["flags"], document["keywords"])
+    """The flags of a document, read by any codec."""
+    return FlagRow(
+        int(document["uid"]), int(document["modseq"]), int(document["flags"]), document["keywords"]
+    )
 
 
 # -- sets of uids

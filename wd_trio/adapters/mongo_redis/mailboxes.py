@@ -66,11 +66,13 @@ def get(shared: Shared, mailbox_id: str) -> Mailbox:
 
 
 def highest_modseqs(shared: Shared, mailbox_ids: Sequence[str]) -> dict[str, int]:
-    with shared.mongo.reading() as database:
-        found = database[MAILBOXES].find(
-            {"_id": {"$in": list(mailbox_ids)}}, {"modseq": 1}, batch_size=_ALL_AT_ONCE
-        )
-        return {document["_id"]: document["modseq"] for document in found}
+    command = {
+        "find": MAILBOXES,
+        "filter": {"_id": {"$in": list(mailbox_ids)}},
+        "projection": {"modseq": 1},
+        "batchSize": _ALL_AT_ONCE,
+    }
+    return {document["_id"]: int(document["modseq"]) for document in shared.reader.ask(command)}
 
 
 def find(shared: Shared, user_id: str, path: str) -> Mailbox:
@@ -94,11 +96,12 @@ def subscriptions(shared: Shared, user_id: str) -> list[str]:
     return sorted((document["path"] for document in found), key=in_order)
 
 
+@bounded(CALL_S)
 def open_(shared: Shared, user_id: str, path: str, known_modseq: int) -> Opened:
     """What SELECT tells. One round trip where the uids and the first unseen one are known; the uids of a mailbox
     from which nothing was ever removed always are."""
-    with shared.one_moment() as (database, session):
-        document = database[MAILBOXES].find_one({"user": user_id, "path": stored_path(path)}, session=session)
+    with shared.reader.one_moment() as moment:
+        document = moment.find_one(MAILBOXES, {"user": user_id, "path": stored_path(path)})
         if document is None:
             raise errors.NotFound(f"user {user_id} has no such mailbox", what="mailbox")
         mailbox = mailbox_of(document)
@@ -109,17 +112,21 @@ def open_(shared: Shared, user_id: str, path: str, known_modseq: int) -> Opened:
             told = known_modseq == mailbox.highest_modseq
             unseen = not mailbox.unseen or _first_unseen_known(shared, mailbox) is not None
             if not (dense or told) or not (unseen or shared.known.before(mailbox.id, document) is None):
-                known = shared.known.learn(database, session, document)
+                known = shared.known.learn(moment, document)
         first_unseen = known.first_unseen_uid if known is not None else _first_unseen_known(shared, mailbox)
         if first_unseen is None:
-            found = database[MESSAGES].find_one(
-                {"user": user_id, "mailbox": mailbox.id, "unseen": True},
-                {"_id": 0, "uid": 1},
-                sort=[("uid", 1)],
-                hint=list(BY_UNSEEN),
-                session=session,
+            found = moment.ask(
+                {
+                    "find": MESSAGES,
+                    "filter": {"user": user_id, "mailbox": mailbox.id, "unseen": True},
+                    "projection": {"_id": 0, "uid": 1},
+                    "sort": {"uid": 1},
+                    "hint": dict(BY_UNSEEN),
+                    "limit": 1,
+                    "singleBatch": True,
+                }
             )
-            first_unseen = int(found["uid"]) if found is not None else 0
+            first_unseen = int(found[0]["uid"]) if found else 0
             shared.first_unseen.put(mailbox.id, (mailbox.highest_modseq, first_unseen), _UNSEEN_ENTRY_BYTES)
     uids: UidSet | None = None
     if known_modseq != mailbox.highest_modseq:

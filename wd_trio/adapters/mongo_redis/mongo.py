@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 import random
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -80,20 +79,6 @@ def bounded(seconds: float) -> Iterator[float]:
 def remaining(seconds: float) -> float:
     """Of so many seconds what the blocks around this call leave; 0 or less for nothing."""
     return min(seconds, _ends.get() - time.monotonic())
-
-
-class _OfThread(threading.local):
-    """`replay` is reader.py's: the call of a group that this thread runs, as long as it may be begun anew."""
-
-    replay: object = None
-
-
-of_thread: Final = _OfThread()
-
-
-def go_alone() -> None:
-    """What this call does from here on is not to be done twice: if it is one of a group, it runs to its end now."""
-    of_thread.replay = None
 
 
 class _PlainInt(TypeDecoder):
@@ -219,7 +204,6 @@ class Mongo:
     @contextmanager
     def reading(self) -> Iterator[MongoDatabase]:
         """The database, for calls without a transaction that shall be done by the deadline together."""
-        go_alone()
         with engine_faults(), bounded(self.options.deadline_s):
             yield self.database
 

@@ -34,7 +34,7 @@ from wd_trio.adapters.mongo_redis.layout import (
     row_of,
     sized,
 )
-from wd_trio.adapters.mongo_redis.mongo import CALL_S, bounded, go_alone
+from wd_trio.adapters.mongo_redis.mongo import CALL_S, bounded
 from wd_trio.adapters.mongo_redis.reader import SNAPSHOT
 from wd_trio.adapters.mongo_redis.shared import Shared
 from wd_trio.mail.flagrows import FlagRows
@@ -86,9 +86,9 @@ def page(
     user_id = shared.owner(mailbox_id)
     of_flags = _of_flags(key)
     if of_flags is not None:
-        with shared.one_moment() as (database, session):
-            document = shared.document(database, session, user_id, mailbox_id)
-            rows = shared.known.learn(database, session, document).rows
+        with shared.reader.one_moment() as moment:
+            document = shared.document(moment, user_id, mailbox_id)
+            rows = shared.known.learn(moment, document).rows
         return _among_known(rows, narrowed(uids.between(after + 1, MAX_UID), key), of_flags, now, limit)
     condition = _Condition(now)
     wanted = condition.of(key, perhaps=_EVERY)
@@ -155,9 +155,7 @@ def _look(shared: Shared, walk: _Walk, wanted: Document, matcher: Matcher | None
     }
     if matcher is not None:
         with closing(shared.reader.batches(command, concern=SNAPSHOT)) as batches:
-            first = next(batches)
-            go_alone()
-            return _ask_each(shared, walk, chain(first, chain.from_iterable(batches)), matcher)
+            return _ask_each(shared, walk, chain.from_iterable(batches), matcher)
     documents = shared.reader.ask(command, concern=SNAPSHOT)
     ends = [document["end"] for document in documents if "end" in document]
     found = [(row["uid"], row["modseq"]) for row in documents if "uid" in row]

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
-
-from pymongo.client_session import ClientSession
 
 from wd_trio import errors
 from wd_trio.adapters.caches import BLOB_SHARE, BoundedCache
 from wd_trio.adapters.mongo_redis.blobs import MongoBlobs
 from wd_trio.adapters.mongo_redis.known import KnownMailboxes
 from wd_trio.adapters.mongo_redis.layout import MAILBOXES, Document
-from wd_trio.adapters.mongo_redis.mongo import Mongo, MongoDatabase
-from wd_trio.adapters.mongo_redis.reader import Reader
+from wd_trio.adapters.mongo_redis.mongo import Mongo
+from wd_trio.adapters.mongo_redis.reader import Moment, Reader
 from wd_trio.adapters.mongo_redis.writer import Writer
 
 _OWNERS_BYTES: Final = 8 << 20
@@ -37,15 +33,6 @@ class Shared:
         self.writer = Writer(mongo, self.known)
         self.first_unseen: BoundedCache[str, tuple[int, int]] = BoundedCache(_UNSEEN_BYTES)
         self._owners: BoundedCache[str, str] = BoundedCache(_OWNERS_BYTES)
-
-    @contextmanager
-    def one_moment(self) -> Iterator[tuple[MongoDatabase, ClientSession]]:
-        """The database, and a session whose reads all see the moment of the first one."""
-        with (
-            self.mongo.reading() as database,
-            self.mongo.client.start_session(snapshot=True) as session,
-        ):
-            yield database, session
 
     def owner(self, mailbox_id: str) -> str:
         """The user of a mailbox, which never changes. NotFound; one that is gone may still be known."""
@@ -72,11 +59,9 @@ class Shared:
         if self.reader.find_one(MAILBOXES, {"_id": mailbox_id, "user": user_id}, {"_id": 1}) is None:
             raise missing(mailbox_id)
 
-    def document(
-        self, database: MongoDatabase, session: ClientSession, user_id: str, mailbox_id: str
-    ) -> Document:
+    def document(self, moment: Moment, user_id: str, mailbox_id: str) -> Document:
         """The mailbox's document. NotFound."""
-        found = database[MAILBOXES].find_one({"_id": mailbox_id, "user": user_id}, session=session)
+        found = moment.find_one(MAILBOXES, {"_id": mailbox_id, "user": user_id})
         if found is None:
             raise missing(mailbox_id)
         return found

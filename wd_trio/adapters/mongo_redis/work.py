@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias
 
 from pymongo import ReturnDocument, UpdateOne
 from pymongo.client_session import ClientSession
@@ -33,7 +33,7 @@ from wd_trio.adapters.mongo_redis.layout import (
     among,
     packed,
 )
-from wd_trio.adapters.mongo_redis.mongo import Mongo
+from wd_trio.adapters.mongo_redis.mongo import BsonMapping, Mongo
 from wd_trio.mail.model import FlagRow
 from wd_trio.mail.numset import EMPTY, UidSet
 from wd_trio.mail.outcome import Origin, outcome_of
@@ -95,6 +95,8 @@ class Box:
 
 class Unit:
     """One attempt at a unit of work, inside a transaction. `writes` grows with whatever is changed."""
+
+    union: ClassVar = False
 
     def __init__(
         self,
@@ -223,6 +225,11 @@ class Unit:
         self.writes += 1
         self._new += messages
 
+    def ask(self, command: BsonMapping) -> list[Document]:
+        """All that a command finds, as known.Reads has it."""
+        with self.database.cursor_command({**command}, session=self.session) as cursor:
+            return cursor.to_list()
+
     def find(self, place: tuple[str, str], uids: UidSet, fields: Document | None) -> Iterator[Document]:
         """The living messages among `uids` of a mailbox (user and id), in order of uid."""
         for which in among(*place, uids):
@@ -284,9 +291,9 @@ class Unit:
         if known is None:
             if not walk:
                 return None
-            known = walked(self.database, self.session, box.now)
+            known = walked(self, box.now)
         elif known.modseq != box.modseq:
-            known = forwarded(known, self.database, self.session, box.now)
+            known = forwarded(known, self, box.now)
         self._learnt[box.id] = known
         return known
 

@@ -15,12 +15,19 @@ from wd_trio.adapters.sqlite.database import SqliteDatabase
 from wd_trio.adapters.sqlite.schema import STATE_SCHEMA
 from wd_trio.ports.gateway import reads, writes
 
+_CACHE_BYTES: Final = MIB  # or memory would follow the number of sessions; the kernel has the pages anyway
 _WAL_LIMIT_BYTES: Final = 4 * MIB  # nobody leads here: writers checkpoint, which costs no fsync
 
 
 def open_state(store_path: Path, options: SqliteOptions | None = None) -> SqliteDatabase:
     """The volatile database that belongs to a store's database file."""
-    volatile = replace(options or SqliteOptions(), durable=False, wal_limit_bytes=_WAL_LIMIT_BYTES)
+    volatile = replace(
+        options or SqliteOptions(),
+        durable=False,
+        wal_limit_bytes=_WAL_LIMIT_BYTES,
+        writer_cache_bytes=_CACHE_BYTES,
+        reader_cache_bytes=_CACHE_BYTES,
+    )
     return SqliteDatabase(store_path.with_name(store_path.name + ".state"), volatile, tables=STATE_SCHEMA)
 
 

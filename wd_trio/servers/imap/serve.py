@@ -83,8 +83,8 @@ async def _run(session: ImapSession) -> str:
             _count(telemetry.RESUMING)
         if session.idle_tag:
             await go_on_idling(session)
-            if session.lost:
-                raise MailboxLost
+        if session.lost:
+            raise MailboxLost
         while True:
             for _ in range(EVENTS_BETWEEN_CHECKPOINTS):
                 reason = await _one_event(session)

@@ -194,8 +194,9 @@ class ImapSession:
 
     @property
     def until_s(self) -> int:
-        """When that time is over, as slots tell it."""
-        return math.ceil(self.options.clock() + self.time_left_s)
+        """When that time is over, as slots tell it. What came from a slot goes back as it came, however often: two
+        clocks that are read one after the other do not make a second of it."""
+        return math.ceil(round(self.options.clock() + self.time_left_s, 1))
 
     async def pull(
         self,
@@ -217,7 +218,8 @@ class ImapSession:
             quiet_s = math.inf
             if not within:
                 resting = engine.resting
-                self.keeper.settle(self, 0 if resting else _READING)
+                # What another worker had read and brought along is input that nobody has dealt with, too.
+                self.keeper.settle(self, _READING if self.connection.unread or not resting else 0)
                 if resting and self.can_park:
                     assert self.lot is not None  # can_park says so
                     quiet_s = self.lot.quiet_s(idling=engine.idling)

@@ -106,6 +106,7 @@ class Keeper:
         if len(tag) <= TAG_BYTES:
             slot.note_command(tag, number, serial)
         else:
+            slot.serial = serial  # no later command may have it: an outcome would be taken for its own
             progress |= _FIXED
         kept = _SAYING if alone else _SAYING | _READING
         slot.progress = progress | (slot.progress & kept)

@@ -167,8 +167,9 @@ class _Session:
         """Whether the slot has room for the client's name."""
         return len(self._lhlo.encode()) <= TAG_BYTES
 
-    def _settle(self) -> None:
-        """Everything that was read was dealt with, but for a line that has not ended, and everything was said."""
+    def _settle(self, *, upgrading: bool = False) -> None:
+        """Everything that was read was dealt with, but for a line that has not ended or was brought along, and
+        everything was said. `upgrading`: nobody may go on with it in clear."""
         slot, engine = self._connection.slot, self._engine
         slot.phase = Phase.GREETED
         if not engine.movable or not self._fits:
@@ -177,7 +178,8 @@ class _Session:
         slot.tag = self._lhlo
         if self._lhlo:
             slot.standing |= Standing.HELLO
-        slot.progress = Progress.READING if engine.buffered_bytes else 0
+        left = Progress.READING if engine.buffered_bytes or self._connection.unread else 0
+        slot.progress = Progress.FIXED if upgrading else left
 
     def _heed_move(self) -> None:
         """Between two transactions: Moving when the connection is to leave; Draining when the slot has no room for
@@ -188,7 +190,7 @@ class _Session:
     async def _move(self) -> str:
         await self._flush()
         self._settle()
-        self._connection.leave(MOVED, self._engine.take_unread())
+        self._connection.leave(MOVED, self._engine.take_unread() + self._connection.unread)
         return MOVED
 
     async def _flush(self) -> None:
@@ -239,7 +241,7 @@ class _Session:
         await self._flush()
         self._lhlo = ""  # it is to be said again
         self._connection.slot.standing &= ~Standing.HELLO
-        self._settle()
+        self._settle(upgrading=True)
         await self._connection.upgrade()
         self._offer()
         return True

@@ -141,11 +141,13 @@ class Pop3Session:
         """The command in progress is about to change mail."""
         self.connection.slot.progress |= Progress.WRITING
 
-    def settle(self) -> None:
-        """Everything read was dealt with, but for a line that has not ended, and everything was said."""
+    def settle(self, *, upgrading: bool = False) -> None:
+        """Everything read was dealt with, but for a line that has not ended or was brought along, and everything was
+        said. `upgrading`: nobody may go on with it in clear."""
         self._describe()
-        left = Progress.READING if self.engine.buffered_bytes else 0
-        self.connection.slot.progress = left if self.movable else left | Progress.FIXED
+        left = Progress.READING if self.engine.buffered_bytes or self.connection.unread else 0
+        movable = self.movable and not upgrading
+        self.connection.slot.progress = left if movable else left | Progress.FIXED
 
     def _describe(self) -> None:
         slot, drop, record = self.connection.slot, self._drop, self._record
@@ -174,12 +176,11 @@ class Pop3Session:
 
     async def move(self) -> str:
         """Leave for another worker, which goes on from slot and record; why, in a fixed word."""
-        unread = self.connection.unread
         if self.resumed:
             await self.flush()
             self.settle()
             await self._note_for_good()
-            unread = self.engine.take_unread()
+        unread = self.engine.take_unread() + self.connection.unread
         record, self._record = self._record, None
         if record is not None:
             self.services.sessions.let_go(record)
@@ -204,7 +205,7 @@ class Pop3Session:
         self.upgrading = False
         await self.flush()
         self.engine.secured()
-        self.settle()
+        self.settle(upgrading=True)
         await self.connection.upgrade()
         self.passwords = True
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from wd_trio.proto.imap import commands as c
 from wd_trio.proto.imap import encode
 from wd_trio.servers.imap.session import ImapSession
+from wd_trio.servers.slots import Progress
 
 
 async def handle_starttls(session: ImapSession, tag: str, _command: c.StartTls) -> None:
@@ -25,5 +26,5 @@ async def handle_starttls(session: ImapSession, tag: str, _command: c.StartTls) 
         await session.break_off(encode.tagged(tag, "BAD", "Nothing may follow STARTTLS in clear"))
     session.ok(tag, "Begin TLS now")
     await session.flush()
-    session.keeper.settle(session)
+    session.keeper.settle(session, Progress.FIXED)  # nobody may go on with it in clear
     await connection.upgrade()
