@@ -53,3 +53,10 @@ def test_a_profile_names_the_functions() -> None:
     shown = run("profile", "NOOP", "--tiny", "--connections", "1", "--seconds", "0.1", "--with", "cprofile")
     assert "calls/op" in shown
     assert "wd_trio/servers/imap/session.py" in shown
+
+
+def test_parking_is_measured() -> None:
+    told = json.loads(run("parking", "--tiny", "--json"))
+    assert told["connections"] == [2, 6]
+    for figures in (told["parked_ms"], told["unparked_ms"]):
+        assert 0 < figures[0] <= figures[1]

@@ -129,23 +129,27 @@ def test_tls_goes_on_wherever_it_was(start_server: Callable[..., Served], tmp_pa
         },
     )
     place = server.places["imaps"]
-    with (
-        socket.create_connection((server.imap.host, server.imap.port), TIMEOUT_S) as clear,
-        socket.create_connection((place.host, place.port), TIMEOUT_S) as silent,
-        imaplib.IMAP4_SSL(place.host, place.port, ssl_context=context, timeout=TIMEOUT_S) as client,
-    ):
-        lines = clear.makefile("rb")
-        assert lines.readline().startswith(b"* OK")
-        clear.sendall(b"a STARTTLS\r\n")
-        assert lines.readline().startswith(b"a OK")
-        assert upgrade(server).ok
+    with imaplib.IMAP4_SSL(place.host, place.port, ssl_context=context, timeout=TIMEOUT_S) as client:
+        server.signal(signal.SIGUSR2)
+        # The trial is over: whoever comes now has its whole time for a handshake before it, and the exec within that.
+        server.log.wait("leaving", where=lambda event: event.get("role") == "worker 0")
+        with (
+            socket.create_connection((server.imap.host, server.imap.port), TIMEOUT_S) as clear,
+            socket.create_connection((place.host, place.port), TIMEOUT_S) as silent,
+        ):
+            lines = clear.makefile("rb")
+            assert lines.readline().startswith(b"* OK")
+            clear.sendall(b"a STARTTLS\r\n")
+            assert lines.readline().startswith(b"a OK")
+            server.log.wait("succeeding")
+            with context.wrap_socket(clear, server_hostname=place.host) as secured:
+                secured.sendall(b"b NOOP\r\n")
+                assert secured.recv(100).startswith(b"b OK")
+            with context.wrap_socket(silent, server_hostname=place.host) as secured:
+                assert secured.recv(100).startswith(b"* OK")
+            lines.close()
+        server.log.wait("upgraded")
         assert client.noop()[0] == "OK"
-        with context.wrap_socket(clear, server_hostname=place.host) as secured:
-            secured.sendall(b"b NOOP\r\n")
-            assert secured.recv(100).startswith(b"b OK")
-        with context.wrap_socket(silent, server_hostname=place.host) as secured:
-            assert secured.recv(100).startswith(b"* OK")
-        lines.close()
     assert server.stop() == 0
 
 

@@ -6,6 +6,7 @@ says is never said whole. refuses: takes no batch. dies-second: slot 1 greets, a
 ends without a word. deaf: is ready and then answers nothing. buries: tells its connections of dead workers, too.
 cannot: says that it cannot start; cannot-again: only the first one of a server can. upgrades: greets, then lets go of
 each connection for TLS. late: greets, once it has been asked whether it lives.
+Each tells its connections, too, when the server is about to go.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class SmallWorker:
         self.slots = slots
         self.boot = boot
         self.held: dict[int, socket.socket] = {}
+        self.ending = False
 
     async def run(self) -> int:
         for owner in self.boot.dead:
@@ -48,6 +50,10 @@ class SmallWorker:
                     await self.channel.send(messages.Samples(request, sample, True))
                 case messages.Drain(stopping=stopping):
                     return await self.leave(stopping=stopping)
+                case messages.Ending():
+                    self.ending = True
+                    for sock in self.held.values():
+                        sock.send(b"ending\n")
                 case messages.Died(owner=owner):
                     await self.channel.send(messages.Buried(owner))
                     for sock in self.held.values() if self.mode == "buries" else ():
@@ -84,6 +90,8 @@ class SmallWorker:
                 slot.phase = Phase.GREETED
             else:
                 sock.send(b"again %d%s\n" % (self.boot.slot, message.unread.get(number, b"")))
+            if self.ending:
+                sock.send(b"ending\n")
             if self.mode != "cuts":
                 slot.progress = 0
             if self.mode == "upgrades":

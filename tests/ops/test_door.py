@@ -150,6 +150,24 @@ def test_what_a_worker_could_not_take_goes_to_another_and_then_is_refused(
     assert len(door) == 0
 
 
+def test_who_could_not_take_one_is_not_asked_again_though_it_has_the_fewest(
+    outside: Outside, connections: Connections
+) -> None:
+    door, poor, other = Door(Limits(), connections), Worker(), Worker()
+    door.open_to(other)
+    outside.come(door)
+    door.open_to(poor)
+    outside.come(door)
+    (refused,) = poor.arrivals
+    poor.arrivals.clear()
+    door.come_back([refused], poor)
+    assert not poor.arrivals
+    assert other.load == 2
+    door.close_to(other)
+    door.come_back([refused], poor)
+    assert poor.arrivals == [refused], "there is no other"
+
+
 def test_those_that_wait_at_the_end_are_told(outside: Outside, connections: Connections) -> None:
     door = Door(Limits(), connections)
     client = outside.come(door)

@@ -23,6 +23,7 @@ from wd_trio.errors import Invalid
 from wd_trio.ops import succession
 from wd_trio.ops.children import ChildState
 from wd_trio.ops.connections import NOBODY, Connections, ConnectionsState
+from wd_trio.ops.holding_state import HoldingState, Newcomer, Waiting
 from wd_trio.ops.messages import Family
 from wd_trio.ops.succession import ControlState, ListenerState, Succession
 from wd_trio.ops.workers import WorkersState
@@ -273,3 +274,21 @@ def test_signals_wait_and_come_when_it_was_nothing() -> None:
         assert caught == [signal.SIGUSR2]
     finally:
         signal.signal(signal.SIGUSR2, before)
+
+
+def test_who_waits_for_tls_is_known_by_number() -> None:
+    def waiting(number: int) -> Waiting:
+        return Waiting(number, Newcomer("imap", "192.0.2.1", 4711, upgrades=number), 0)
+
+    state = HoldingState(
+        pid=0,
+        channel=-1,
+        ready=True,
+        last_id=9,
+        batch=1,
+        sent=False,
+        on_the_way=[waiting(1)],
+        waiting=[waiting(2)],
+        unfinished={3: waiting(3).newcomer, 4: Newcomer("imap", "192.0.2.1", 4711)},
+    )
+    assert state.upgrading == {1, 2, 3}

@@ -232,6 +232,20 @@ async def test_restarts_and_drains_are_counted() -> None:
     assert drains("killed") == before[3]
 
 
+async def test_workers_hear_that_the_server_is_about_to_go_and_so_do_those_that_come() -> None:
+    async with house("greets") as at:
+        assert await at.workers.wait_settled() == ""
+        stream = at.come()
+        assert await stream.receive_some(100) == b"hello 1\n"
+        at.workers.announce_end()
+        assert await stream.receive_some(100) == b"ending\n"
+        await at.settled()
+        os.kill(at.pids()[0], signal.SIGKILL)
+        said = b""
+        while said != b"again 1\nending\n":
+            said += await stream.receive_some(100)
+
+
 async def test_what_a_dead_worker_held_is_ended_by_a_living_one() -> None:
     async with house("buries", count=2) as at:
         assert await at.workers.wait_settled() == ""

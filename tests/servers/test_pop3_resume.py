@@ -22,6 +22,7 @@ from wd_trio.servers.pop3 import moving
 from wd_trio.servers.pop3.session import Pop3Session
 from wd_trio.servers.slots import TAG_BYTES, Phase, Progress, why_lost
 from wd_trio.service.maildrop import Maildrop
+from wd_trio.service.sessions import Sessions
 
 INTERRUPTED = "-ERR [SYS/TEMP] Trouble on our side, try that again"
 LOST = "-ERR [SYS/TEMP] The session cannot go on, connect again"
@@ -454,6 +455,26 @@ async def test_an_engine_that_is_away_is_waited_for(world: HandOver, monkeypatch
     left[0] = 1000
     await world.kill()
     assert await client.read_line() == LOST
+
+
+async def test_a_session_that_nobody_could_go_on_with_is_no_session(
+    world: HandOver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await world.logged_in()
+    (document,) = (await world.services.sessions.page()).documents
+
+    async def fails(*_: Any, **__: Any) -> None:
+        raise Unavailable("down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Sessions, "resume", fails)
+        patch.setattr(moving, "RESUME_S", 0.0)
+        await world.kill(bury=False)
+        await world.services.sessions.parked.take_over([document.id])  # as its new worker has done by then
+        assert await client.read_line() == LOST
+        await world.wait_ended(client)
+    await world.services.sessions.write()
+    assert not (await world.services.sessions.page()).documents
 
 
 async def test_who_cannot_resume_yet_moves_as_it_is(world: HandOver, monkeypatch: pytest.MonkeyPatch) -> None:

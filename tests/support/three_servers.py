@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from balancers import Balancer, balancing
 from served import Served, start
@@ -38,8 +39,9 @@ class Cluster:
         return self.balancer.ports["api"]
 
 
-def start_server(folder: Path, mongo_url: str, redis_url: str) -> Served:
-    """A server of the cluster engine, which need not be ready yet; it believes what balancers on 127.0.0.1 say."""
+def start_server(folder: Path, mongo_url: str, redis_url: str, **more: Any) -> Served:
+    """A server of the cluster engine, which need not be ready yet; it believes what balancers on 127.0.0.1 say.
+    `more` are settings of its [server]."""
     folder.mkdir(parents=True, exist_ok=True)
     return start(
         folder,
@@ -47,7 +49,7 @@ def start_server(folder: Path, mongo_url: str, redis_url: str) -> Served:
         settings={
             "store": {"url": mongo_url},
             "redis": {"url": redis_url},
-            "server": {"proxy_networks": ["127.0.0.1/32"], "hostname": ""},
+            "server": {"proxy_networks": ["127.0.0.1/32"], "hostname": ""} | more,
             "api": {"access_token": ROOT_TOKEN},
             "tls": {"trusted_networks": ["127.0.0.0/8"]},
         },

@@ -29,7 +29,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 RENEW_S: Final = TTL_S / 4
-A_SLICE: Final = 500
+A_SLICE: Final = 100  # more at once would only raise the heap that is kept afterwards
 MANY_DOCUMENTS: Final = 100
 """That are made at a time: a document is some thousand octets, and the heap keeps the size that it had."""
 

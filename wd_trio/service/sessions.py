@@ -258,6 +258,12 @@ class Sessions:
         self._hub.unfollow(session.user_id)
         telemetry.active_sessions.labels(session.protocol).dec()
 
+    def forsake(self, session_id: str) -> None:
+        """The connection of a session that another worker had is over before it was gone on with: its document goes
+        with the next batch."""
+        self.parked.let_go(session_id)
+        self._unended.add(session_id)
+
     async def end(self, session: Session) -> None:
         """The connection is over; idempotent, also on the way out of a cancelled one (bounded). An engine that is
         down is logged only: the document then goes with the next batch, or with this worker."""

@@ -49,6 +49,7 @@ _HEADER: Final = struct.Struct(
     "<iiiiIB"
 )  # length, id, id answered, opcode, flags, kind of section: a command
 _OP_MSG: Final = 2013
+_CLOCK: Final = "$clusterTime"
 _MAX_ID: Final = (1 << 31) - 1
 _FIRST_BATCH: Final = 101  # documents, where a command does not say
 _LEAST_S: Final = 0.001
@@ -145,17 +146,15 @@ class Reader:
     ) -> tuple[list[BsonDocument], CommandCursor[BsonDocument] | None]:
         """The first batch, and the rest of the answer where there is more."""
         left_s = max(remaining(self._mongo.options.deadline_s), _LEAST_S)
-        if moment is not None:
-            concern = moment.concern
-        command = {**command, "readConcern": {**concern}}
+        command = {**command, "readConcern": concern, **(moment.common if moment is not None else {})}
         with pymongo.timeout(left_s):
             if self._short and (moment is None or moment.session is None):
                 reply, address = self._answer(command, codec)
                 if reply["ok"]:
                     self.answered += 1
                     cursor = reply["cursor"]
-                    if moment is not None and "atClusterTime" in cursor:  # not of what does not exist yet
-                        moment.concern = {**SNAPSHOT, "atClusterTime": cursor["atClusterTime"]}
+                    if moment is not None:
+                        moment.learn(reply)
                     if not cursor["id"]:
                         return list(cursor["firstBatch"]), None
                     name = cursor["ns"].partition(".")[2]
@@ -167,10 +166,7 @@ class Reader:
         return [bson.decode(bson.encode(one), codec) for one in found], rest if rest.alive else None
 
     def _by_the_driver(self, command: BsonDocument, moment: Moment | None) -> CommandCursor[BsonDocument]:
-        session = None
-        if moment is not None and (moment.session is not None or moment.concern is SNAPSHOT):
-            # Of what the driver reads, its session alone knows the time.
-            session = moment.session = moment.session or self._mongo.client.start_session(snapshot=True)
+        session = None if moment is None else moment.drivers(self._mongo)
         try:
             return self._mongo.database.cursor_command(command, session=session)
         except _NO_TIME_LEFT:
@@ -209,18 +205,34 @@ class Reader:
 class Moment:
     """Reads that see the moment of the first one: `Reader.one_moment` makes it, for one thread.
 
-    `concern` names the time once it is known. Once the driver itself had to read, `session` is the driver's, and
-    knows it.
+    `common` is part of each command; it names the time once that is known, and with it what a server needs to believe
+    it (another router may not have come so far yet). Once the driver had to read, `session` is the driver's.
     """
 
     union: ClassVar = True  # $unionWith is supported here
 
-    __slots__ = ("_reader", "concern", "session")
+    __slots__ = ("_reader", "common", "session")
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
-        self.concern: BsonMapping = SNAPSHOT
+        self.common: BsonMapping = {"readConcern": {**SNAPSHOT}}  # its own: a session adds to it
         self.session: ClientSession | None = None
+
+    def learn(self, reply: BsonMapping) -> None:
+        """The time is that of this answer, if it was not known; an answer from a collection that is not there tells
+        of none."""
+        if _CLOCK not in self.common and "atClusterTime" in reply["cursor"]:
+            concern = {**SNAPSHOT, "atClusterTime": reply["cursor"]["atClusterTime"]}
+            self.common = {"readConcern": concern, _CLOCK: reply[_CLOCK]}
+
+    def drivers(self, mongo: Mongo) -> ClientSession:
+        """The session in which the driver reads; it learns the time by itself where none is known."""
+        if self.session is None:
+            known = self.common.get(_CLOCK)
+            self.session = mongo.client.start_session(causal_consistency=False, snapshot=known is None)
+            if known is not None:
+                self.session.advance_cluster_time(known)
+        return self.session
 
     def ask(self, command: BsonMapping) -> list[BsonDocument]:
         """All that a command finds, its integers as the driver reads them."""

@@ -87,6 +87,13 @@ class Framer:
         """Whether nothing of a command was taken from the buffer yet: it holds all that came of the next one."""
         return not (self._started or self._skipping or self._skip_bytes or self._collecting >= 0)
 
+    @property
+    def resting(self) -> bool:
+        """Whether it is empty besides. This is asked twice for each command."""
+        return not (self._started or self._skipping or self._skip_bytes or len(self.buffer)) and (
+            self._collecting < 0
+        )
+
     def take_frame(self) -> bytes:
         """The whole frame, and no copy of it kept: it may hold a password."""
         frame, self.frame = self.frame, b""

@@ -59,6 +59,9 @@ class _Mode(Enum):
     OVER = auto()
 
 
+_RESTING: Final = (_Mode.COMMAND, _Mode.IDLE)
+
+
 class ImapEngine:
     """One connection's protocol. `state` is read by the server and moved by its five words below;
     `utf8` is set once the client enabled UTF8=ACCEPT."""
@@ -159,14 +162,12 @@ class ImapEngine:
     @property
     def resting(self) -> bool:
         """Whether everything that came was dealt with, and nothing but a new command, or IDLE's end, is awaited."""
-        return (
-            self._framer.untouched and not self._framer.buffer and self._mode in (_Mode.COMMAND, _Mode.IDLE)
-        )
+        return self._mode in _RESTING and self._framer.resting
 
     def take_unread(self) -> bytes | None:
         """Give up what came and was not dealt with: another engine in the same state would go on with it. None where
         none could: within an exchange or a message, and behind a literal that was asked for."""
-        if not self._framer.untouched or self._mode not in (_Mode.COMMAND, _Mode.IDLE):
+        if self._mode not in _RESTING or not self._framer.untouched:
             return None
         return self._framer.take_octets(len(self._framer.buffer))
 

@@ -67,6 +67,7 @@ async def resume(session: ImapSession) -> None:
     else:
         if left_s is not None:
             session.heard_at = trio.current_time() + left_s - session.options.idle_timeout_s
+        session.waited = True
         _log_in_again(session, slot)
         outcome = await _outcome(session, slot) if slot.progress & Progress.WRITING else None
         await _go_on(session, slot)

@@ -104,7 +104,8 @@ class ImapSession:
         self.qresync = False  # condstore, too, where this is set
         self.lost = False  # the selected mailbox
         self.heard_at = trio.current_time()
-        """When the client said something, or was last answered."""
+        """When the client was last answered, or sent a part of a message."""
+        self.waited = False  # for input, in another task
         self.login_until = self.heard_at + options.login_timeout_s
         self.bad_commands = 0
         self._out: list[bytes] = []
@@ -193,6 +194,11 @@ class ImapSession:
         return max(0.0, until - trio.current_time())
 
     @property
+    def _patience_s(self) -> float:
+        """`time_left_s`, where the last answer is not just given."""
+        return self.time_left_s if self.login is None or self.waited else self.options.idle_timeout_s
+
+    @property
     def until_s(self) -> int:
         """When that time is over, as slots tell it. What came from a slot goes back as it came, however often: two
         clocks that are read one after the other do not make a second of it."""
@@ -220,12 +226,12 @@ class ImapSession:
                 resting = engine.resting
                 # What another worker had read and brought along is input that nobody has dealt with, too.
                 self.keeper.settle(self, _READING if self.connection.unread or not resting else 0)
-                if resting and self.can_park:
-                    assert self.lot is not None  # can_park says so
-                    quiet_s = self.lot.quiet_s(idling=engine.idling)
+                lot = self.lot
+                if resting and lot is not None and self.can_park:
+                    quiet_s = lot.quiet_s(idling=engine.idling)
             try:
                 data = await self.connection.receive(
-                    timeout_s=self.time_left_s if timeout_s is None else timeout_s,
+                    timeout_s=self._patience_s if timeout_s is None else timeout_s,
                     wakeable=wakeable,
                     through_drain=through_drain,
                     quiet_s=quiet_s,
@@ -243,18 +249,15 @@ class ImapSession:
                 return None
             if not data:
                 raise PeerLost("closed")
-            self.heard_at = trio.current_time()
+            self.waited = False
+            if within:
+                self.heard_at = trio.current_time()
             engine.receive(data)
 
     @property
     def can_park(self) -> bool:
         """Whether a slot and a descriptor would do, were there nothing to do for a while."""
-        return (
-            self.lot is not None
-            and self.record is not None
-            and self.connection.can_leave
-            and len(self.idle_tag) <= TAG_BYTES
-        )
+        return self.record is not None and self.connection.can_leave and len(self.idle_tag) <= TAG_BYTES
 
     @property
     def origin(self) -> Origin | None:

@@ -19,7 +19,7 @@ from wd_trio.errors import Unavailable, WdError
 from wd_trio.proto.pop3 import commands as c
 from wd_trio.proto.pop3 import replies
 from wd_trio.proto.pop3.states import State
-from wd_trio.servers.driver import ConnectionOver
+from wd_trio.servers.driver import ConnectionOver, Moving
 from wd_trio.servers.pop3.session import SERIAL, Pop3Session
 from wd_trio.servers.slots import Phase, Progress, Slot, Standing
 from wd_trio.service.sessions import Session
@@ -56,7 +56,13 @@ async def resume(session: Pop3Session) -> None:
     if slot.progress & Progress.WRITING and slot.command == NUMBERS[c.Quit]:
         raise ConnectionOver("outcome unknown")
     if slot.phase == Phase.OPEN:
-        record = await _reopen(session)
+        try:
+            record = await _reopen(session)
+        except Moving:
+            raise
+        except BaseException:
+            session.forsake()
+            raise
         session.tally.count(telemetry.RESUMING)
         reply = _outcome(session, slot, record)
     else:

@@ -266,6 +266,11 @@ class Pop3Session:
         )
         self.engine.resume(State.TRANSACTION)
 
+    def forsake(self) -> None:
+        """Nobody goes on with the session that the slot names, of which this object may have nothing yet."""
+        if self._record is None:
+            self.services.sessions.forsake(self.connection.slot.session)
+
     async def leave(self) -> None:
         """Give back what the connection holds, also on the way out of a cancelled one. Idempotent."""
         self._drop = None
