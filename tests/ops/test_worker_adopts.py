@@ -35,7 +35,7 @@ async def test_a_leave_while_a_batch_is_acknowledged_drains_it(monkeypatch: pyte
     channel = Channel(control_ours)
     with client, bus_ours, bus:
         async with trio.open_nursery() as nursery:
-            await nursery.start(leaving._host, "imap", host)
+            await nursery.start(leaving._host, "imap", host, trio.lowlevel.checkpoint)
             received = Received(messages.Adopt(1, [1]), (theirs.detach(),))
             async with leaving._channel._sending:  # the acknowledgement has to wait
                 nursery.start_soon(leaving._obey, received)

@@ -207,10 +207,11 @@ class Child:
                     await self._all_read.wait()
                 nursery.cancel_scope.cancel()
         finally:
-            self._leave()
+            # First of all it must be gone: its slots are read, and its connections given to others.
             with trio.CancelScope(shield=True, deadline=trio.current_time() + REAP_S):
                 process.kill()
                 self.returncode = await process.wait()
+            self._leave()
 
     def _start(self) -> None:
         """The process, with its first message sent: in one step, so that it is either there whole or not at all."""

@@ -55,6 +55,8 @@ class Hub:
         finally:
             self._ports.discard(port)
             port.close()
+            for other in self._ports:  # killed between a commit and its hint, it may have kept the last ones
+                other.offer(RESYNC_DATAGRAM)
 
 
 class _Port:

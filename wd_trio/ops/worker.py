@@ -162,7 +162,7 @@ class Worker:
             tree.start_soon(Janitor(services).run)
             async with trio.open_nursery() as nursery:
                 for protocol, make in self._host_makers(services, boot.config).items():
-                    await nursery.start(self._host, protocol, make)
+                    await nursery.start(self._host, protocol, make, services.sessions.rest)
                 await self._tell(messages.Ready(os.getpid()))
             self._api_leaving.set()
             with trio.move_on_after(API_GRACE_S):
@@ -180,13 +180,20 @@ class Worker:
         )
 
     async def _host(
-        self, protocol: str, make: HostMaker, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        self,
+        protocol: str,
+        make: HostMaker,
+        rest: Callable[[], Awaitable[None]],
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
+        """Serve a protocol's connections until the worker leaves, then let go of them; `rest` comes before they move."""
         async with trio.open_nursery() as nursery:
             host = make(nursery)
             self._hosts[protocol] = host
             task_status.started()
             await self._leaving.wait()
+            if self._moving:
+                await rest()
             left = await host.drain(deadline_s=self._deadline_s, moving=self._moving)
             if left:
                 log.warning("sessions cut off", protocol=protocol, count=left)

@@ -38,6 +38,7 @@ from wd_trio.service.tracking import Tracking
 log = structlog.get_logger()
 
 RELEASE_S: Final = 6.0
+REST_S: Final = 0.5
 WRITE_S: Final = 30.0
 LEASE_S: Final = 30.0
 LEASE_RENEW_S: Final = 10.0
@@ -158,6 +159,8 @@ class Sessions:
         self._doubted = False  # whether the store may lack what is open here
         self._doubts = 0  # what was written before one, and heard of after it, may be lost again
         self._engine_back = trio.Event()
+        self._writing = trio.Lock()
+        self._resting = False
         self._killing = trio.Event()
         self.parked = ParkedSessions(
             gateway=gateway,
@@ -329,10 +332,19 @@ class Sessions:
             nursery.start_soon(self._kill_marked)
             nursery.start_soon(self.parked.run)
 
+    async def rest(self) -> None:
+        """Write no more batches, and wait for the one that is being written, for a while: other workers take the
+        sessions over now, and what came late would take them back."""
+        self._resting = True
+        with trio.move_on_after(REST_S):
+            async with self._writing:
+                pass
+
     async def _write_now_and_then(self) -> None:
-        while True:
+        while not self._resting:
             try:
-                await self.write()
+                async with self._writing:
+                    await self.write()
             except WdError as error:
                 log.warning("sessions not kept up", error=str(error), what=error.what)
             await trio.sleep(WRITE_S)
