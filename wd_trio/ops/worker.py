@@ -186,7 +186,7 @@ class Worker:
         rest: Callable[[], Awaitable[None]],
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Serve a protocol's connections until the worker leaves, then let go of them; `rest` comes before they move."""
+        """Serve a protocol's connections until the worker leaves, then let them go; `rest` comes before they move."""
         async with trio.open_nursery() as nursery:
             host = make(nursery)
             self._hosts[protocol] = host
