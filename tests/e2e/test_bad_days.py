@@ -63,6 +63,10 @@ class Client:
     def rest(self) -> bytes:
         return self._file.read()
 
+    def leave(self) -> None:
+        assert self.say(b"q LOGOUT").startswith(b"* BYE")
+        self.__exit__()
+
 
 def greeted(place: Place, word: bytes = b"* OK") -> Client:
     client = Client(place)
@@ -179,9 +183,9 @@ def test_a_supervisor_without_descriptors_serves_on_and_lets_in_who_waits(
             for number, client in enumerate(crowd):
                 assert client.line().startswith(b"* OK")  # of the fifth and after: when one before has left
                 if number == 3:
-                    first.say(b"b LOGOUT")
+                    first.leave()  # a place for `others`
                 if number >= 3:
-                    assert crowd[number - 3].say(b"q LOGOUT").startswith(b"* BYE")
+                    crowd[number - 3].leave()
         assert others.line().startswith(b"+OK")
         assert server.worker_pids()
         assert server.metric("wildduck_worker_deaths_total") == 0
@@ -356,7 +360,8 @@ def test_a_command_may_be_split_over_a_hand_over(steady: Served) -> None:
         lmtp.send(b"\n")
         assert lmtp.line().startswith(b"250")
     moved = {protocol: count - before.get(protocol, 0) for protocol, count in rolled(server).items()}
-    assert moved == {"imap": 2, "pop3": 2, "lmtp": 2}
+    assert moved.keys() == {"imap", "pop3", "lmtp"}
+    assert all(count >= 2 for count in moved.values()), moved
 
 
 def test_what_is_half_there_is_waited_for(steady: Served) -> None:
@@ -397,7 +402,7 @@ async def test_clients_that_send_without_end_are_answered_in_order(steady: Serve
         for talker in talkers:
             talker.over = True
     assert all(talker.answered > talker.at_once for talker in talkers)
-    assert (await trio.to_thread.run_sync(rolled, steady))["imap"] - before["imap"] == 2
+    assert (await trio.to_thread.run_sync(rolled, steady))["imap"] - before.get("imap", 0) >= 2
     for talker in talkers:
         talker.close()
 
