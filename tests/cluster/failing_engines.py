@@ -200,6 +200,7 @@ class LmtpSession:
         for command in ("MAIL FROM:<>", f"RCPT TO:<{to.address}>", "DATA"):
             reply = self._says(command)
             if reply[0] not in "23":
+                self._says("RSET")
                 return f"{command[:4]}: {reply}"
         self._sock.sendall(letter + b".\r\n")
         return self._reply()
@@ -236,7 +237,7 @@ class Sender(threading.Thread):
                 self._session(lmtp)
 
     def _session(self, lmtp: LmtpSession) -> None:
-        """EOFError when the server has had enough of a client that is refused so often."""
+        """EOFError when the server has gone."""
         while not self.enough.is_set():
             name = f"{self._prefix}-{len(self.accepted)}"
             while not self._delivers(lmtp, name):

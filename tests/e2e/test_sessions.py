@@ -94,27 +94,36 @@ def test_a_session_is_killed_wherever_it_is(server: Served, run: Run) -> None:
         assert run("sessions", "kill", victim.id)[0] == 1
 
 
-def test_killed_workers_sessions_take_no_places(start_server: Callable[..., Served]) -> None:
+def test_killed_workers_sessions_go_on_and_count_once(start_server: Callable[..., Served]) -> None:
     server = start_server(settings={"limits": {"connections_per_user": 2}})
     account = server.add_user()
-    with connected(server, account, 2):
-        with imaplib.IMAP4(server.imap.host, server.imap.port) as third, pytest.raises(imaplib.IMAP4.error):
-            third.login(account.username, account.password)
+    with connected(server, account, 2) as clients:
         victim, survivor = server.worker_pids()
         os.kill(victim, signal.SIGKILL)
-        ended = server.log.wait("ended what a dead worker held")
-        assert ended["sessions"] == 1
-        with connected(server, account):
-            assert len(sessions_of(server, account)) == 2
-    assert survivor in server.worker_pids()
+        server.log.wait("worker ready", count=3)
+        assert [client.noop()[0] for client in clients] == ["OK", "OK"]
+        assert len(sessions_of(server, account)) == 2
+        with imaplib.IMAP4(server.imap.host, server.imap.port) as third, pytest.raises(imaplib.IMAP4.error):
+            third.login(account.username, account.password)
+        clients[0].logout()
+        clients[1].shutdown()  # without a word
+        while sessions_of(server, account):
+            assert server.process.poll() is None
+    with connected(server, account, 2):
+        assert survivor in server.worker_pids()
 
 
-def test_with_one_worker_its_successor_ends_its_sessions(start_server: Callable[..., Served]) -> None:
+def test_sessions_of_who_left_while_his_worker_died_end(start_server: Callable[..., Served]) -> None:
     server = start_server(workers=1, settings={"limits": {"connections_per_user": 1}})
     account = server.add_user()
-    with connected(server, account):
-        os.kill(server.worker_pids()[0], signal.SIGKILL)
+    (pid,) = server.worker_pids()
+    with connected(server, account) as (client,):
+        os.kill(pid, signal.SIGSTOP)  # so that it does not see the client go
+        client.shutdown()
+        os.kill(pid, signal.SIGKILL)
         server.log.wait("worker ready", count=2)
+        while sessions_of(server, account):
+            assert server.process.poll() is None
         with connected(server, account):
             assert len(sessions_of(server, account)) == 1
 

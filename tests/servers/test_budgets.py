@@ -58,7 +58,7 @@ BUDGETS: Final = {
     "IMAP: RENAME": Cost(1, 0, 0, 0, 1, 6),
     "IMAP: DELETE": Cost(1, 0, 0, 0, 1, 7),
     "IMAP: APPEND": Cost(2, 0, 0, 0, 2, 6),
-    "IMAP: IDLE, what it tells of a delivery, and DONE, which brings a parked connection back": Cost(),
+    "IMAP: IDLE, what it tells of a delivery, and DONE, which unparks": Cost(1, 0, 0, 0, 1, 1),
     "IMAP: NOOP that tells of a delivery": Cost(),
     "IMAP: UNSELECT": Cost(),
     "IMAP: CLOSE": Cost(1, 0, 0, 0, 1, 2),
@@ -180,9 +180,7 @@ async def test_imap(house: BudgetHouse) -> None:
     await client.send(b"a IDLE\r\n")
     while not (await client.read_line()).startswith("+"):
         pass
-    async with house.costs(
-        "IMAP: IDLE, what it tells of a delivery, and DONE, which brings a parked connection back"
-    ):
+    async with house.costs("IMAP: IDLE, what it tells of a delivery, and DONE, which unparks"):
         await send(house.lmtp(), "alice")
         assert "EXISTS" in await client.read_line()
         await client.send(b"DONE\r\n")

@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 from wd_trio.config_load import load
-from wd_trio.ops import supervisor
+from wd_trio.ops import serving
 from wd_trio.ops.children import ChildOptions
 
 SILENCE_S = 4.0
 
 if __name__ == "__main__":
     config = load(Path(sys.argv[-1]), os.environ)
-    sys.exit(supervisor.serve(config, child_options=ChildOptions(ping_s=0.2, silence_s=SILENCE_S)))
+    sys.exit(serving.serve(config, child_options=ChildOptions(ping_s=0.2, silence_s=SILENCE_S)))

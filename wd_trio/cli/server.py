@@ -21,7 +21,7 @@ from wd_trio.cli.terminal import Commands, complain, config_path, load_config
 from wd_trio.config import Config
 from wd_trio.config_load import load, render_default
 from wd_trio.errors import Invalid
-from wd_trio.ops import admin, certificates, control, succession, supervisor, trial
+from wd_trio.ops import admin, certificates, control, serving, succession, trial
 from wd_trio.ops.upgrade import UpgradeOptions
 
 HEALTH_TIMEOUT_S: Final = 5.0
@@ -77,7 +77,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     if arguments.trial is not None:
         return trial.undergo(arguments.trial, read)
     if arguments.succeed is not None:
-        return supervisor.succeed(arguments.succeed, reload=read, upgrade_options=upgrade_options)
+        return serving.succeed(arguments.succeed, reload=read, upgrade_options=upgrade_options)
     config = read()
     demo = admin.prepare_demo(config) if arguments.demo else None
 
@@ -85,7 +85,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         if demo is not None:
             _print_demo(demo, addresses)
 
-    return supervisor.serve(
+    return serving.serve(
         config, config_path=path, reload=read, on_ready=ready, upgrade_options=upgrade_options
     )
 

@@ -1,8 +1,8 @@
 """The supervisor: owns the listening sockets and the worker processes, and holds no mail.
 
-Everything that can fail for want of a resource fails first, before a worker runs: addresses, the control socket.
-Then workers start; when every one is ready, one line with the event `ready` is logged. The supervisor never opens
-the store. Signals, each handled in one place:
+What it owns, addresses and the control socket, is there before it (serving.py). Workers start; when every one is
+ready, one line with the event `ready` is logged. The supervisor never opens the store. Signals, each handled in one
+place:
 - SIGTERM, SIGINT: health says `draining` for `[server] drain_delay_s`, while all else goes on; then nothing is
   accepted any more, every worker drains, exit 0; after HARD_EXIT_S what is left is killed and the status is 1. A
   second one ends everything at once.
@@ -14,14 +14,12 @@ the store. Signals, each handled in one place:
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -29,16 +27,16 @@ import trio
 
 from wd_trio import __version__, telemetry
 from wd_trio.config import Config
-from wd_trio.errors import Invalid, WdError
+from wd_trio.errors import Invalid
 from wd_trio.ops import log as logging
 from wd_trio.ops import metrics, notify, status, succession
-from wd_trio.ops.boot import clear_state, server_name
+from wd_trio.ops.boot import server_name
 from wd_trio.ops.children import ChildOptions
 from wd_trio.ops.connections import Connections
-from wd_trio.ops.control import ControlSocket, control_path
+from wd_trio.ops.control import ControlSocket
 from wd_trio.ops.door import Door
 from wd_trio.ops.entrance import Entrance
-from wd_trio.ops.listeners import BindFailed, Listener, bind_all
+from wd_trio.ops.listeners import Listener
 from wd_trio.ops.securing import Securing
 from wd_trio.ops.succession import ControlState, ListenerState, Succession
 from wd_trio.ops.upgrade import Upgrade, UpgradeOptions
@@ -60,99 +58,6 @@ EXIT_CANNOT_START: Final = 2
 
 Reload = Callable[[], Config]
 """Reads the configuration afresh; raises errors.Invalid with all its faults, one a line."""
-
-
-def serve(
-    config: Config,
-    *,
-    config_path: Path | None = None,
-    reload: Reload | None = None,
-    on_ready: Callable[[list[str]], None] | None = None,
-    child_options: ChildOptions | None = None,
-    upgrade_options: UpgradeOptions | None = None,
-) -> int:
-    """Run the server until it is told to end; the exit status. Blocking, in the main thread.
-
-    `on_ready` is called with the bound addresses (`imap://127.0.0.1:1143`, …) once all workers are ready. 2 means
-    that it could not start, 1 that a worker had to be killed at the end.
-    """
-    logging.configure(config.log)
-    _raise_descriptor_limit()
-    control = ControlSocket(control_path(config))
-    try:
-        listeners = _bind(config, control)
-        clear_state(config)
-        connections = Connections()
-    except (BindFailed, WdError, OSError) as error:
-        log.critical("cannot start", error=str(error))
-        return EXIT_CANNOT_START
-    log.info("starting", version=__version__, config=str(config_path) if config_path else None)
-    supervisor = Supervisor(
-        config,
-        listeners,
-        control,
-        connections,
-        reload=reload,
-        on_ready=on_ready,
-        child_options=child_options,
-        upgrade_options=upgrade_options,
-    )
-    return _run(supervisor, listeners, control, connections)
-
-
-def succeed(descriptor: int, *, reload: Reload, upgrade_options: UpgradeOptions) -> int:
-    """Go on in place of the program that this process ran until now, which has left its state in the file behind the
-    descriptor; otherwise as `serve`."""
-    try:
-        left = succession.succeed(descriptor)
-        logging.configure(left.config.log)
-        listeners, control = left.bound(), left.control_socket()
-        connections = Connections.succeed(left.connections)
-    except (WdError, OSError) as error:
-        log.critical("cannot go on", error=str(error))
-        return EXIT_FAILED
-    log.info("succeeding", version=__version__, before=left.version, generation=left.generation + 1)
-    supervisor = Supervisor(
-        left.config,
-        listeners,
-        control,
-        connections,
-        reload=reload,
-        upgrade_options=upgrade_options,
-        left=left,
-    )
-    return _run(supervisor, listeners, control, connections)
-
-
-def _run(
-    supervisor: Supervisor, listeners: list[Listener], control: ControlSocket, connections: Connections
-) -> int:
-    try:
-        return trio.run(supervisor.run)
-    except* Exception:
-        log.exception("supervisor failed")
-    finally:
-        control.close()
-        for listener in listeners:
-            listener.close()
-        connections.close()
-    return EXIT_FAILED
-
-
-def _bind(config: Config, control: ControlSocket) -> list[Listener]:
-    control_path(config).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    control.bind()
-    try:
-        return bind_all(config)
-    except BaseException:
-        control.close()
-        raise
-
-
-def _raise_descriptor_limit() -> None:
-    """Use all the descriptors the machine grants; workers inherit the limit."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def worker_count(config: Config) -> int:
