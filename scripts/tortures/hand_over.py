@@ -77,7 +77,8 @@ def hand_over(arguments: argparse.Namespace, event: Event) -> int:
         with progress() as bar:
             for user in bar.track(users, description="Making accounts"):
                 admin.add_user(server.config, user.username, Secret(user.password), address=user.address)
-        crowd = Crowd(Places(server.imap, server.pop3, server.lmtp), users, seed=arguments.seed)
+        places = Places(server.imap, server.pop3, server.lmtp)
+        crowd = Crowd(places, users, seed=arguments.seed, swept=arguments.sweepers)
         begun = time.monotonic()
         stored = trio.run(_live, server, crowd, sizes, event, arguments)
         missing = set(crowd.tally.acknowledged) - set(stored)

@@ -186,9 +186,12 @@ class ImapClient:
 
 
 class Crowd:
-    """Clients of one server. `gather` starts them in a nursery of the caller's."""
+    """Clients of one server. `gather` starts them in a nursery of the caller's.
 
-    def __init__(self, places: Places, accounts: Sequence[Account], *, seed: int = 1) -> None:
+    The first `swept` accounts will have sweepers: what is acknowledged for them need not be there in the end.
+    """
+
+    def __init__(self, places: Places, accounts: Sequence[Account], *, seed: int = 1, swept: int = 0) -> None:
         self.places = places
         self.accounts = list(accounts)
         self.tally = Tally()
@@ -201,7 +204,7 @@ class Crowd:
         self._due = 0
         self._stop = trio.Event()
         self._wires: dict[object, list[Wire]] = {}
-        self._swept: set[str] = set()
+        self._swept = {account.address for account in self.accounts[:swept]}
 
     async def _connect(self, place: tuple[str, int], tls: ssl.SSLContext | None = None) -> Wire:
         """A wire that is closed with the client whose task this is."""
@@ -314,6 +317,7 @@ class Crowd:
     async def _until_check(self, step: Callable[[], Awaitable[None]]) -> None:
         """Do a step again and again until a check is wanted. A step is broken off only between two lines."""
         due = self._checks[trio.lowlevel.current_task()]
+        failure: Lost | AssertionError | None = None
         async with trio.open_nursery() as nursery:
 
             async def cancel() -> None:
@@ -321,8 +325,14 @@ class Crowd:
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(cancel)
-            while True:
-                await step()
+            try:
+                while True:
+                    await step()
+            except (Lost, AssertionError) as error:
+                failure = error  # itself, and not in a group
+                nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
 
     async def _reader(self, account: Account, task_status: trio.TaskStatus[None]) -> None:
         client = await self._enter(account)
