@@ -68,7 +68,7 @@ def hand_over(arguments: argparse.Namespace, event: Event) -> int:
         "senders": arguments.senders,
         "sweepers": arguments.sweepers,
     }
-    accounts = max(sum(sizes.values()) // A_USER, arguments.pop3 + 1, 10)
+    accounts = max(sum(sizes.values()) // A_USER, arguments.pop3 + arguments.sweepers + 1, 10)
     with running_server(arguments.workers, arguments.engine) as server:
         users = [
             Account(f"crowd{number}", f"crowd{number}@example.test", "crowd-password")
