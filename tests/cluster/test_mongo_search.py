@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mongo_store_support import a_message, round_trips
 
+from wd_trio.adapters.mongo_redis.layout import BY_FROM
 from wd_trio.adapters.mongo_redis.mongo import Mongo
 from wd_trio.adapters.mongo_redis.store import MongoStore
 from wd_trio.mail.model import DEFAULT_MAILBOXES, DELETED, FLAGGED, SEEN, Columns, Mailbox
@@ -97,6 +98,9 @@ HEADERS = (
     b"Subject: hay\r\nX-Nul: \0\r\nSubject: a needle in hay\r\n\r\n",
     b"Subject: hay\r\n\r\n",
     b"From: a needle in hay\r\n\r\n",
+    b"From: hay\r\nFROM :\r\n an\r\n Odd Needle <a@example.org>\r\n\r\n",
+    b"From: =?utf-8?b?YSBuZWVkbGUgaW4gaGF5?=\r\n\r\n",
+    b"From: " + b"hay, " * 100 + b"needle in hay\r\n\r\n",
 )
 
 
@@ -105,8 +109,15 @@ HEADERS = (
     ("key", "found"),
     [
         (Header("subject", "Needle In"), {1, 2, 3, 4, 5}),
-        (Not(Header("subject", "needle")), {6, 7}),
-        (Or((Header("from", "needle"), Header("subject", "\xe9"))), {4, 7}),
+        (Not(Header("subject", "needle")), {6, 7, 8, 9, 10}),
+        (Or((Header("from", "needle"), Header("subject", "\xe9"))), {4, 7, 8, 9, 10}),
+        (Header("From", "NEEDLE"), {7, 8, 9, 10}),
+        (Header("from", "needle in"), {7, 9, 10}),
+        (Header("from", "hay\nan"), set()),
+        (Header("from", "odd\tneedle"), set()),
+        (Not(Header("from", "needle")), {1, 2, 3, 4, 5, 6}),
+        (And((Header("from", "hay"), Header("from", "example"), ANY_SIZE)), {8}),
+        (Header("from", ""), {7, 8, 9, 10}),
         (And((Header("subject", "needle"), Not(Header("subject", "\xe9")))), {1, 2, 3, 5}),
         (Header("subject", "n.*dle"), set()),
         (Header("subject", ""), {1, 2, 3, 4, 5, 6}),
@@ -125,14 +136,37 @@ def test_headers_are_looked_at_in_mongodb_and_no_match_is_left_out(
     store.append(user, "INBOX", messages)
     inbox = store.find_mailbox(user, "INBOX")
     stored = mongo.database["messages"].find({"user": user}).sort("uid", 1).to_list()
-    assert [isinstance(document["header"], str) for document in stored] == [1, 1, 0, 0, 0, 1, 1]
-    if as_before:  # documents of the first versions have bytes, whatever the header
+    assert [isinstance(document["header"], str) for document in stored] == [1, 1, 0, 0, 0, 1, 1, 1, 0, 1]
+    if (
+        as_before
+    ):  # documents of the first versions have bytes, whatever the header, and no field of their own for From
         for document, header in zip(stored, HEADERS, strict=True):
-            mongo.database["messages"].update_one({"_id": document["_id"]}, {"$set": {"header": header}})
+            change = {"$set": {"header": header}, "$unset": {"from": True}}
+            mongo.database["messages"].update_one({"_id": document["_id"]}, change)
+        mongo.database["messages"].drop_index(list(BY_FROM))
+        mongo.ensure()
     assert set(searched(store, inbox, key, ALL, 1000)) == found
     assert set(searched(store, inbox, key, ALL, 2)) == found
     rows = store.fetch(inbox.id, ALL, Columns.HEADER)
     assert tuple(row.header for row in rows) == HEADERS
+
+
+def test_from_is_looked_up_in_an_index(mongo: Mongo, store: MongoStore, inbox: Mailbox) -> None:
+    """Ten pages of messages are one, and none is read that does not match."""
+
+    def examined() -> int:
+        return int(mongo.client.admin.command("serverStatus")["metrics"]["queryExecutor"]["scannedObjects"])
+
+    header = b"From: Needle <needle@example.org>\r\n\r\n"
+    message = replace(a_message(), content=replace(a_message().content, header=header))
+    store.append(inbox.user_id, "INBOX", [message])
+    uids = UidSet([(1, 61)])
+    before = examined()
+    with round_trips() as made:
+        found = store.search(inbox.id, uids, Header("from", "needle"), now=0, limit=10)
+    assert (found.uids, found.after, made) == (UidSet([(61, 61)]), 0, {"mongodb": 1})
+    assert examined() - before <= 2
+    assert store.search(inbox.id, uids, Header("from", "needle"), now=0, limit=5).after == 50
 
 
 keys = st.recursive(

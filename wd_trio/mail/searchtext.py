@@ -80,15 +80,7 @@ class RowText:
         if not self._lines:
             self._lines = b"\n" + _unfolded(self._row.header or b"")
             self._lower = self._lines.lower()
-        lower, start = self._lower, b"\n" + name
-        at = lower.find(start)
-        while at >= 0:
-            stop = lower.find(b"\n", at + 1)
-            stop = stop if stop >= 0 else len(lower)
-            colon = lower.find(b":", at + len(start), stop)
-            if colon >= 0 and not lower[at + len(start) : colon].strip(b" \t"):
-                yield colon + 1, stop
-            at = lower.find(start, stop)
+        return _values(self._lower, name)
 
     def sent_day(self) -> int | None:
         """The day of the Date header as an ordinal, as written, without regard to its zone."""
@@ -233,6 +225,26 @@ def _unfolded(block: bytes) -> bytes:
     """A header block with LF as its line ends and each field on one line (RFC 5322 §2.2.3)."""
     block = block.replace(b"\r\n", b"\n")
     return block.replace(b"\n ", b" ").replace(b"\n\t", b"\t")
+
+
+def _values(lower: bytes, name: bytes) -> Iterator[tuple[int, int]]:
+    """Where the values of the fields `name` stand in an unfolded block in lower case that begins with LF."""
+    start = b"\n" + name
+    at = lower.find(start)
+    while at >= 0:
+        stop = lower.find(b"\n", at + 1)
+        stop = stop if stop >= 0 else len(lower)
+        colon = lower.find(b":", at + len(start), stop)
+        if colon >= 0 and not lower[at + len(start) : colon].strip(b" \t"):
+            yield colon + 1, stop
+        at = lower.find(start, stop)
+
+
+def plain_values(header: bytes, name: bytes) -> bytes:
+    """The values of the fields `name` (lower case) in a header block where nothing is encoded, in lower case, LF
+    between them."""
+    lower = b"\n" + _unfolded(header).lower()
+    return b"\n".join(lower[start:stop].strip(b" \t\r") for start, stop in _values(lower, name))
 
 
 def block_text(block: bytes) -> str:

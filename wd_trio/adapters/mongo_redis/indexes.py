@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from pymongo import IndexModel
+from pymongo.database import Database
 
 from wd_trio.adapters.mongo_redis.layout import (
     ACCOUNTS,
@@ -20,6 +21,7 @@ from wd_trio.adapters.mongo_redis.layout import (
     BY_BLOB,
     BY_DELETED,
     BY_EXPUNGE,
+    BY_FROM,
     BY_NOTED,
     BY_PATH,
     BY_UID,
@@ -30,7 +32,9 @@ from wd_trio.adapters.mongo_redis.layout import (
     MESSAGES,
     OUTCOMES,
     SUBSCRIPTIONS,
+    UNKNOWN_FROM,
     VANISHED,
+    Document,
     Keys,
 )
 
@@ -50,6 +54,7 @@ INDEXES: Final[Mapping[str, Sequence[IndexModel]]] = {
     MESSAGES: (
         _index(BY_UID, unique=True),
         _index(BY_NOTED),
+        _index(BY_FROM),
         _index(BY_UNSEEN, partialFilterExpression={"unseen": True}),
         _index(BY_DELETED, partialFilterExpression={"deleted": True}),
         _index(BY_BLOB, sparse=True),
@@ -62,3 +67,11 @@ INDEXES: Final[Mapping[str, Sequence[IndexModel]]] = {
     BLOBS: (_index((("lastUsed", 1),)),),
     BLOB_GARBAGE: (_index((("at", 1),)),),
 }
+
+
+def complete(database: Database[Document]) -> None:
+    """Before BY_FROM is made, messages of a version that kept no `from` get one that says nothing."""
+    messages = database[MESSAGES]
+    made = [tuple(index["key"]) for index in messages.index_information().values()]
+    if made and BY_FROM not in made:
+        messages.update_many({"from": {"$exists": False}}, {"$set": {"from": UNKNOWN_FROM}})

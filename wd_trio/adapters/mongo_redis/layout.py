@@ -9,6 +9,8 @@
   them. `blobs` (digests) is there only where the rope refers to any.
 - messages.header: a string where nothing in it is encoded (matching.has_plain_header), so that MongoDB itself can
   look for a text in it; else bytes.
+- messages.from: what the From fields of such a header hold, in lower case, so that an index can be looked through
+  instead of headers; UNKNOWN_FROM where that would be long, and for other headers.
 - messages.noted: the modseq at which an index finds the message as changed, no later than its own. A change of many
   messages leaves it, since moving a thousand entries of an index in a transaction costs several times what the change
   itself does; it leaves an entry in the journal instead.
@@ -32,6 +34,7 @@ from typing import Any, Final, TypeAlias
 from wd_trio.mail.matching import has_plain_header
 from wd_trio.mail.model import DELETED, SEEN, Columns, FlagRow, Mailbox, MessageRow, NewMessage
 from wd_trio.mail.numset import UidSet
+from wd_trio.mail.searchtext import plain_values
 from wd_trio.ports.ids import new_id
 
 Document: TypeAlias = dict[str, Any]
@@ -52,6 +55,8 @@ BY_PATH: Final[Keys] = (("user", 1), ("path", 1))
 BY_UID: Final[Keys] = (("user", 1), ("mailbox", 1), ("uid", 1))
 # Of messages.
 BY_NOTED: Final[Keys] = (("user", 1), ("mailbox", 1), ("noted", 1))
+# Of messages. SEARCH FROM looks through its last part.
+BY_FROM: Final[Keys] = (*BY_UID, ("from", 1))
 # Of messages, partial: only where `unseen` (`deleted`) is true.
 BY_UNSEEN: Final[Keys] = (("user", 1), ("mailbox", 1), ("unseen", 1), ("uid", 1))
 BY_DELETED: Final[Keys] = (("user", 1), ("mailbox", 1), ("deleted", 1), ("uid", 1))
@@ -63,6 +68,9 @@ BY_AGE: Final[Keys] = (("at", 1),)
 
 _OR_RANGES: Final = 32  # so many ranges MongoDB plans quickly
 _LISTED_UIDS: Final = 20_000  # of more ranges, so many uids are listed one by one in a query
+
+UNKNOWN_FROM: Final = "\0"
+_MAX_FROM: Final = 300
 
 # -- mailboxes
 
@@ -132,11 +140,17 @@ def message_document(
         "envelope": content.envelope,
         "structure": content.bodystructure,
         "body": content.body,
-        "header": content.header.decode("ascii") if has_plain_header(content.header) else content.header,
+        "header": content.header,
+        "from": UNKNOWN_FROM,
         "parts": content.parts,
         "preview": content.preview,
         "rope": content.rope,
     }
+    if has_plain_header(content.header):
+        document["header"] = content.header.decode("ascii")
+        senders = plain_values(content.header, b"from").decode("ascii")
+        if len(senders) <= _MAX_FROM:
+            document["from"] = senders
     if content.envelope_utf8 is not None:
         document["envelope8"] = content.envelope_utf8
     if content.bodystructure_utf8 is not None:

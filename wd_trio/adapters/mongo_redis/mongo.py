@@ -186,6 +186,7 @@ class Mongo:
                     " rs.initiate() in mongosh once",
                     what=ENGINE,
                 )
+            indexes.complete(self.database)
             here = set(self.database.list_collection_names())
             for collection, models in indexes.INDEXES.items():
                 if models:

@@ -2,9 +2,10 @@
 
 What a key says of flags, dates and sizes becomes a query; what it says of text cannot, and stands there as
 "perhaps": true where more would be found, false under a NOT. Of a header field it says at least what must stand
-somewhere in a header that is not encoded, which leaves most messages where they are. A query without perhaps is
-exact, and its messages are the answer. Otherwise those it lets through are asked one by one (mail/matching.py), until
-the page has read its fill of text. Keys that would make the query too deep or too long are a perhaps too.
+somewhere in a header that is not encoded (FROM: in a field of its own, which is in an index), which leaves most
+messages where they are. A query without perhaps is exact, and its messages are the answer. Otherwise those it lets
+through are asked one by one (mail/matching.py), until the page has read its fill of text. Keys that would make the
+query too deep or too long are a perhaps too.
 
 A key of flags and keywords alone is decided here, from the flags of the mailbox that the process knows or learns
 (known.py): it is a table over the few sets of flags that there are.
@@ -16,16 +17,18 @@ trip brings the uid at which it ends. UNSEEN and DELETED walk their partial inde
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from itertools import chain, compress, islice
 from typing import Any, Final, NamedTuple
 
 from wd_trio.adapters.mongo_redis.layout import (
     BY_DELETED,
+    BY_FROM,
     BY_UID,
     BY_UNSEEN,
     MESSAGES,
+    UNKNOWN_FROM,
     Document,
     Keys,
     among,
@@ -64,6 +67,8 @@ _MAX_KEYS: Final = 300
 _MAX_DEPTH: Final = 10  # MongoDB's own limit is 100 documents deep
 _MAX_RANGES: Final = 8
 _MAX_WORD: Final = 100  # characters of a text that MongoDB looks for
+_FROM_PAGES: Final = 10  # pages in one, where keys of an index are looked through instead of messages
+_MAX_KNOWN: Final = 1 << 24  # more uids than anybody's mailbox has are a range that says "all"
 _WALKED_RANGES: Final = 32  # of more ranges, uids are listed one by one
 _LISTED_UIDS: Final = 20_000
 _LONG_KEY: Final = 64  # so many keys asked of a row take as long as the row itself
@@ -74,6 +79,8 @@ _INT64_MAX: Final = (1 << 63) - 1
 _EVERY: Final[Document] = {}
 _NONE: Final[Document] = {"uid": {"$in": []}}
 _NOTHING: Final = Found(EMPTY, 0, 0)
+_MARKS: Final[Mapping[Keys, Document]] = {BY_DELETED: {"deleted": True}, BY_UNSEEN: {"unseen": True}}
+"""What a walk of a partial index says besides."""
 
 
 @bounded(CALL_S)
@@ -121,16 +128,24 @@ def _walk(place: tuple[str, str], uids: UidSet, key: SearchKey, limit: int) -> _
     if not uids:
         return None
     rest = uids
+    hint = _hint(conjuncts(key))
+    if hint is BY_FROM and len(uids) <= _MAX_KNOWN:  # somebody's view: near all of these live
+        limit *= _FROM_PAGES
+        uids = uids.slice(0, limit)
     if uids.range_count > _WALKED_RANGES:
         uids = uids.slice(0, _LISTED_UIDS)
     (base,) = among(*place, uids)
-    parts = conjuncts(key)
-    hint = BY_UID
-    if Flag(DELETED) in parts:
-        hint, base = BY_DELETED, base | {"deleted": True}
-    elif Not(Flag(SEEN)) in parts:
-        hint, base = BY_UNSEEN, base | {"unseen": True}
+    base |= _MARKS.get(hint, _EVERY)
     return _Walk(base, hint, limit, len(uids) > limit, 0 if uids.last == rest.last else uids.last)
+
+
+def _hint(parts: Sequence[SearchKey]) -> Keys:
+    """The index that leaves out most of what no message with all these `parts` is."""
+    if Flag(DELETED) in parts:
+        return BY_DELETED
+    if Not(Flag(SEEN)) in parts:
+        return BY_UNSEEN
+    return BY_FROM if any(isinstance(part, Header) and _of_from(part) for part in parts) else BY_UID
 
 
 def _pipeline(walk: _Walk, wanted: Document, columns: Document) -> list[Document]:
@@ -293,6 +308,8 @@ class _Condition:
         if word is None or perhaps is _NONE:
             return self._open(perhaps)
         self.exact = False
+        if _of_from(key):
+            return {"from": {"$in": [re.compile(re.escape(word[:_MAX_WORD])), UNKNOWN_FROM]}}
         plain = {"header": {"$regex": re.escape(word[:_MAX_WORD]), "$options": "i"}}
         return {"$or": [plain, {"header": {"$type": "binData"}}]}
 
@@ -317,6 +334,11 @@ class _Condition:
             case ModSeq(least=least):
                 return _range("modseq", least, None)
         return None
+
+
+def _of_from(key: Header) -> bool:
+    """Whether the field `from` of messages speaks of it."""
+    return key.name.strip().lower() == "from" and plain_word(key) is not None
 
 
 def _range(field: str, first: int | None, last: int | None) -> Document:
