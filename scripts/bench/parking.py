@@ -41,6 +41,8 @@ class Told:
 
     connections: tuple[int, int]
     bytes_each: float
+    bytes_each_later: float
+    """Once their sessions' documents were written, and the deliveries made."""
     cpu_share: float
     """Of one core, with the deliveries; `cpu_share_alone` with the deliveries and no parked connection."""
     cpu_share_alone: float
@@ -80,7 +82,9 @@ def measure(target: Target, sizes: Sizes, settle_s: float) -> Told:
     with held(target, sizes, range(ONCE, ONCE + sizes.once)) as slope:
         time.sleep(settle_s)
         share = _changes(target, sizes.seconds)
-    return Told(sizes.idle, slope.bytes_each, share, alone, parked, unparked)
+        grown_bytes = target.memory_bytes() - slope.plateaus_bytes[0]
+    later = grown_bytes / (sizes.idle[1] - sizes.idle[0])
+    return Told(sizes.idle, slope.bytes_each, later, share, alone, parked, unparked)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -106,7 +110,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.json:
         print(json.dumps(asdict(told)))
         return 0
-    print(f"{told.connections[0]} → {told.connections[1]} connections: {told.bytes_each:.0f} bytes each")
+    print(
+        f"{told.connections[0]} → {told.connections[1]} connections: {told.bytes_each:.0f} bytes each", end=""
+    )
+    print(f", {told.bytes_each_later:.0f} when all has come to rest")
     print(f"CPU with {CHANGES_A_SECOND} deliveries/s: {told.cpu_share:.2%} of a core", end="")
     print(f" ({told.cpu_share_alone:.2%} without them)")
     for name, (p50, p99) in (("parked", told.parked_ms), ("not parked", told.unparked_ms)):
