@@ -46,3 +46,7 @@ class Limited(WdError):
 
 class Unavailable(WdError):
     """An engine is down, slow or overloaded: nobody's fault but ours, and it passes."""
+
+
+class Uncertain(Unavailable):
+    """The same for a write that may have been done for all that: nobody could say, in time."""

@@ -6,6 +6,9 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
+from wd_trio import errors
 from wd_trio.adapters.sqlite import schema
 from wd_trio.adapters.sqlite.backup import restore
 from wd_trio.adapters.sqlite.database import SqliteDatabase
@@ -98,3 +101,53 @@ def test_a_backup_of_version_1_is_restored(tmp_path: Path) -> None:
     restore(source, target)
     with closing(SqliteDatabase(target)) as database:
         check(SqliteStore(database))
+
+
+# --- programs of two versions at once
+
+NEWER = (*schema.STORE_SCHEMA, ("CREATE TABLE more (number INTEGER)",))
+
+
+def version_of(path: Path) -> int:
+    with closing(sqlite3.connect(path)) as connection:
+        return schema.version_of(connection)
+
+
+def test_tables_do_not_change_under_a_program_that_knows_them_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "mail.db"
+    with closing(SqliteDatabase(path)), closing(SqliteDatabase(path)):
+        with pytest.raises(errors.Invalid, match="stop the server"):
+            SqliteDatabase(path, tables=NEWER)
+        assert version_of(path) == len(schema.STORE_SCHEMA)
+        SqliteDatabase(path).close()
+    SqliteDatabase(path, tables=NEWER).close()
+    assert version_of(path) == len(NEWER)
+
+
+def test_several_of_the_newer_version_start_together(tmp_path: Path) -> None:
+    path = tmp_path / "mail.db"
+    make_version_1(path)
+    with closing(SqliteDatabase(path)), closing(SqliteDatabase(path)) as second:
+        check(SqliteStore(second))
+
+
+def test_a_refused_one_keeps_nobody_out(tmp_path: Path) -> None:
+    path = tmp_path / "mail.db"
+    with closing(SqliteDatabase(path)) as database:
+        with pytest.raises(errors.Invalid):
+            SqliteDatabase(path, tables=NEWER)
+        SqliteDatabase(path).close()
+        SqliteStore(database).create_mailbox(USER, MailboxSpec("new"))
+
+
+def test_a_restore_does_not_change_tables_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a newer program, while the server of an older one runs."""
+    source, target = tmp_path / "old.db", tmp_path / "mail.db"
+    make_version_1(source)
+    with closing(SqliteDatabase(target)):
+        monkeypatch.setattr(schema, "STORE_SCHEMA", NEWER)
+        with pytest.raises(errors.Invalid, match="stop the server"):
+            restore(source, target)
+        assert version_of(target) == len(NEWER) - 1
+    restore(source, target)
+    assert version_of(target) == len(NEWER)

@@ -14,7 +14,7 @@ from peers import STEP_S, wait_until
 from pymongo.client_session import ClientSession
 
 from wd_trio.adapters.mongo_redis.mongo import Mongo, MongoOptions
-from wd_trio.errors import NotFound, Unavailable
+from wd_trio.errors import NotFound, Unavailable, Uncertain
 
 QUICK = MongoOptions(deadline_s=1.0, selection_s=0.5, connect_s=0.5, heartbeat_s=0.5)
 BY_ITSELF_S = 600  # no server ends a transaction of its own accord while a test runs
@@ -57,10 +57,23 @@ def test_a_transaction_that_lost_its_server_holds_up_nobody_afterwards(engine: E
             outage.enter_context(hurting(engine, "hung"))
             count_up(mongo, session)
 
-        with pytest.raises(Unavailable):
+        with pytest.raises(Unavailable) as raised:
             mongo.transaction(work)
+    assert not isinstance(raised.value, Uncertain)
     wait_until(lambda: counts(mongo), "the document that it held")
     assert mongo.database["things"].find_one() == {"_id": 1, "count": 1}, "and it was undone"
+
+
+def test_a_commit_that_nobody_answered_is_uncertain(engine: Engine, mongo: Mongo) -> None:
+    with contextlib.ExitStack() as outage:
+
+        def work(session: ClientSession) -> None:
+            count_up(mongo, session)
+            outage.enter_context(hurting(engine, "hung"))
+
+        with pytest.raises(Uncertain):
+            mongo.transaction(work)
+    wait_until(lambda: counts(mongo), "the document that it held")
 
 
 def test_a_transaction_given_up_too_late_to_tell_the_server_holds_up_nobody(mongo: Mongo) -> None:

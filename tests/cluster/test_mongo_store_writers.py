@@ -17,6 +17,7 @@ from mongo_store_support import a_message
 
 from wd_trio.adapters.mongo_redis.mongo import Mongo
 from wd_trio.adapters.mongo_redis.store import MongoStore
+from wd_trio.errors import Uncertain
 from wd_trio.mail.model import DEFAULT_MAILBOXES, DELETED, FLAGGED, SEEN, FlagChange, Usage
 from wd_trio.mail.numset import MAX_UID, UidSet
 from wd_trio.ports.ids import new_id
@@ -44,6 +45,18 @@ def watch(store: MongoStore, user: str, done: Event) -> int:
         assert [row.uid for row in changes.rows] == list(range(seen.mailbox.uid_next, changes.uid_next))
         looks += 1
     return looks
+
+
+def test_what_may_have_been_committed_is_told_as_that(mongo: Mongo, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, user = MongoStore(mongo), new_id()
+    store.ensure_mailboxes(user, DEFAULT_MAILBOXES)
+
+    def uncertain(_: object) -> None:
+        raise Uncertain("no answer to the commit", what="mongodb")
+
+    monkeypatch.setattr(mongo, "transaction", uncertain)
+    with pytest.raises(Uncertain):
+        store.append(user, "INBOX", [a_message()])
 
 
 def test_sixteen_appenders_in_four_processes_beside_a_watcher(mongo: Mongo, mongo_url: str) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from typing import TypeVar
 
 import pytest
 from cluster_house import fresh_redis
 
-from wd_trio.adapters.mongo_redis.limits import RedisLimits
-from wd_trio.adapters.mongo_redis.pipeline import RedisLink
+from wd_trio.adapters.mongo_redis.limits import RedisLimits, release_noted
+from wd_trio.adapters.mongo_redis.pipeline import RedisLink, Steps
 from wd_trio.adapters.mongo_redis.sessions import RedisSessions
 from wd_trio.ports.sessions import SessionDocument
+
+T = TypeVar("T")
 
 
 class Clock:
@@ -172,3 +176,40 @@ def test_claims_of_a_dead_server_take_no_place(limits: RedisLimits, clock: Clock
     limits.release("maildrop", "h1")
     assert limits.claims("maildrop") == 1
     assert limits.release_owner("s1/1") == 0
+
+
+def step_by_step(link: RedisLink, call: Steps[T], meanwhile: Callable[[], object]) -> T:
+    """Run a call, with something else behind its first step, as in another process."""
+    answers = link.exchange(next(call))
+    meanwhile()
+    while True:
+        try:
+            commands = call.send(answers)
+        except StopIteration as end:
+            return end.value
+        answers = link.exchange(commands)
+
+
+def test_a_claim_taken_over_while_its_worker_is_buried_keeps_its_note(
+    link: RedisLink, limits: RedisLimits
+) -> None:
+    """Else nobody would end it with the worker that took it over."""
+    for key in ("mine", "others"):
+        assert limits.claim(key, "h1", owner="s1/1", most=1)
+    bury = release_noted("s1", "s1/1")
+    assert step_by_step(link, bury, lambda: limits.claim("mine", "h1", owner="s1/2", most=1)) == 1
+    assert (limits.claims("mine"), limits.claims("others")) == (1, 0)
+    assert limits.release_owner("s1/2") == 1
+    assert limits.claims("mine") == 0
+
+
+def test_a_session_moved_while_its_worker_is_buried_goes_on(link: RedisLink, sessions: RedisSessions) -> None:
+    moved, stays = make(1), make(2)
+    for document in (moved, stays):
+        assert put(sessions, document)
+    bury = RedisSessions.end_owner.__wrapped__(sessions, "s1", "1")  # type: ignore[attr-defined]  # its steps
+    ended = step_by_step(link, bury, lambda: sessions.move([moved.id], "s1", "2"))
+    assert [document.id for document in ended] == [stays.id]
+    assert [document.id for document in sessions.page().documents] == [moved.id]
+    assert [document.id for document in sessions.end_owner("s1", "2")] == [moved.id]
+    assert keys(link) == {"servers"}

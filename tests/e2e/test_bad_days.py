@@ -29,6 +29,7 @@ from wd_trio.cli import main
 
 TIMEOUT_S = 60.0
 IMPATIENT = str(Path(__file__).parents[1] / "support" / "impatient.py")
+FAILING = str(Path(__file__).parents[1] / "support" / "failing.py")
 
 
 class Client:
@@ -179,6 +180,7 @@ def test_a_supervisor_without_descriptors_serves_on_and_lets_in_who_waits(
             others = stack.enter_context(Client(server.pop3))
             assert first.say(b"a NOOP").startswith(b"a OK"), "whoever is in is served"
             assert server.get("/health")[0] == 200
+            assert server.metric("wildduck_connections_without_worker") == 0
             assert len(server.log.all("worker ready")) == 1
             for number, client in enumerate(crowd):
                 assert client.line().startswith(b"* OK")  # of the fifth and after: when one before has left
@@ -233,6 +235,43 @@ def test_the_connections_of_a_worker_that_hangs_go_on(start_server: Callable[...
         assert page["health"]["status"] == "healthy"
         assert [worker["state"] for worker in page["workers"]] == ["ready", "ready"]
         assert all(worker["memoryBytes"] for worker in page["workers"])
+    assert server.stop() == 0
+
+
+# --- a worker fails, or is told to go
+
+
+def test_the_connections_of_a_worker_that_fails_go_on(start_server: Callable[..., Served]) -> None:
+    """An exception where none is expected costs its clients no more than a kill."""
+    server = start_server(workers=2, program=(FAILING,))
+    user = server.add_user()
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(logged_in(server, user.username, user.password)) for _ in range(10)]
+        failing, _ = server.worker_pids()
+        os.kill(failing, signal.SIGUSR1)
+        server.log.wait("worker ready", count=3)
+        assert server.log.wait("worker failed")["pid"] == failing
+        assert all(client.say(b"a NOOP").startswith(b"a OK") for client in clients)
+        page = status(server)
+        assert page["moved"] == {"imap": {"died": 5}}
+        assert (page["lost"], page["refused"]) == ({}, {})
+    assert server.stop() == 0
+
+
+def test_the_connections_of_the_only_worker_wait_for_the_next(start_server: Callable[..., Served]) -> None:
+    server = start_server(workers=1)
+    user = server.add_user()
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(logged_in(server, user.username, user.password)) for _ in range(3)]
+        (pid,) = server.worker_pids()
+        os.kill(pid, signal.SIGTERM)
+        server.log.wait("leaving")
+        assert all(client.say(b"a NOOP").startswith(b"a OK") for client in clients)
+        server.log.wait("worker ready", count=2)
+        assert server.worker_pids() != [pid]
+        page = status(server)
+        assert page["moved"] == {"imap": {"rolled": 3}}
+        assert (page["lost"], page["refused"]) == ({}, {})
     assert server.stop() == 0
 
 

@@ -195,14 +195,20 @@ def test_a_version_that_is_no_good_changes_nothing(start_server: Callable[..., S
             assert refused() == "a worker of the new version ended with status 9"
         with changed(package / "servers" / "slots.py", "SLOT_BYTES: Final = 320", "SLOT_BYTES: Final = 384"):
             assert "restart instead" in refused()
+        with changed(
+            package / "adapters" / "sqlite" / "schema.py",
+            "    _OUTCOMES,\n)",
+            '    _OUTCOMES,\n    ("CREATE TABLE more (number INTEGER)",),\n)',
+        ):
+            assert "stop the server" in refused()
         with changed(server.config_path, "workers = 1", "workers = -1"):
             assert refused() == "server.workers: must be at least 0"
         assert server.worker_pids() == workers
         assert all(client.noop().startswith(b"250") for client in held)
         with clients(server.lmtp, 1):
             pass
-        assert len(server.log.all("not upgraded")) == 4
-        assert server.metric('wildduck_upgrades_total{result="refused"}') == 4
+        assert len(server.log.all("not upgraded")) == 5
+        assert server.metric('wildduck_upgrades_total{result="refused"}') == 5
         with changed(package / "cli" / "server.py", "import argparse", "import argparse, no_such_thing"):
             said = command(server)
         assert said.returncode == 1

@@ -1,12 +1,13 @@
 """A client that keeps its cache by QRESYNC alone ends with what the server has, whatever happens in between.
 
 Others change the mailbox, with and without a hint to the client's session (another process's hint comes later, or is
-lost); connections break after any line of an answer; the journal is trimmed. After each catching up the cache is held
-against the store.
+lost); connections break after any line of an answer, or park and move between any two; the journal is trimmed. After
+each catching up the cache is held against the store.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from pathlib import Path
 
@@ -77,10 +78,11 @@ async def act(client: ResyncClient, rng: random.Random) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("moving", [False, True])
 @pytest.mark.parametrize("seed", range(6))
-async def test_a_cache_kept_by_resync_alone(engine: str, seed: int, tmp_path: Path) -> None:
+async def test_a_cache_kept_by_resync_alone(engine: str, seed: int, tmp_path: Path, *, moving: bool) -> None:
     rng = random.Random(seed)
-    async with open_world(engine, tmp_path) as world:
+    async with open_world(engine, tmp_path, park_after_s=0.0 if moving else math.inf) as world:
         for _ in range(5):
             await world.deliver("alice")
         owner = await world.services.users.by_username("alice")
@@ -89,6 +91,8 @@ async def test_a_cache_kept_by_resync_alone(engine: str, seed: int, tmp_path: Pa
         compared = 0
         for _ in range(STEPS):
             step = rng.random()
+            if moving and rng.random() < 0.5:
+                world.move()
             if step < 0.45:
                 await others.strike()
             elif step < 0.5:

@@ -15,7 +15,7 @@ from wd_trio.ops.connections import Connections
 from wd_trio.ops.door import Arrival, Door
 from wd_trio.ops.feed import Feed
 from wd_trio.ops.handoff import Channel, channel_pair, close_all
-from wd_trio.servers.slots import Phase, Slots
+from wd_trio.servers.slots import Phase, Progress, Slots
 
 
 class Between:
@@ -101,3 +101,20 @@ async def test_what_left_again_before_its_batch_was_answered_is_in_flight(betwee
         await trio.testing.wait_all_tasks_blocked()
         assert between.in_flight("s/1.1") == [0]
         nursery.cancel_scope.cancel()
+
+
+async def test_what_could_not_be_sent_keeps_what_it_brings_along(between: Between) -> None:
+    """Its worker dies while the channel is full: nothing of the connection is lost."""
+    first, second = between.feed("s/1.1"), between.feed("s/2.2")
+    ours, _ = between.channel()
+    between.slot.progress = Progress.READING
+    async with trio.open_nursery() as nursery:
+        async with ours._sending:
+            nursery.start_soon(first.run, ours)
+            first.give(Arrival(between.number, b"a NO"))
+            await trio.testing.wait_all_tasks_blocked()
+            assert not first.pending
+            nursery.cancel_scope.cancel()
+    between.door.open_to(second)
+    first.leave_to_others()
+    assert second.pending == (Arrival(between.number, b"a NO"),)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import resource
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import msgspec
 import pytest
 import trio
+from trio.testing import MockClock
 
 from wd_trio.config import Api, Config
 from wd_trio.ops import messages
@@ -36,6 +38,7 @@ MESSAGES: list[messages.Message] = [
     messages.Closed([1, 2]),
     messages.Moved([3, 5], {5: b"a line\r"}),
     messages.Upgrade(9),
+    messages.Leaving(),
     messages.Drain(8.0, stopping=True),
     messages.Ping(1),
     messages.Pong(1),
@@ -149,6 +152,36 @@ async def test_several_tasks_may_send_into_a_full_channel(ends: tuple[Channel, C
     assert sorted(message.request for message in got if isinstance(message, messages.Metrics)) == list(
         range(50)
     )
+
+
+class Crowded(socket.socket):
+    """A socket for which the kernel has no room at first."""
+
+    left = 2
+
+    def sendmsg(self, buffers: object, beside: Sequence[object] = (), *more: object) -> int:  # type: ignore[override]  # ours takes what it is given
+        if beside and self.left:
+            self.left -= 1
+            raise OSError(errno.ETOOMANYREFS, "Too many references")
+        return super().sendmsg(buffers, beside, *more)  # type: ignore[arg-type]  # passed on as it came
+
+
+async def test_a_kernel_without_room_is_no_end(autojump_clock: MockClock) -> None:
+    """Thousands of descriptors may be on their way, from other processes, too."""
+    ours, theirs = channel_pair()
+    crowded = Crowded(fileno=ours.detach())
+    sender, receiver = Channel(crowded), Channel(theirs)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sender.send, messages.Adopt(1, [4]), [theirs.fileno()])
+        await trio.testing.wait_all_tasks_blocked()
+        await sender.send(messages.Ping(1))  # who has no descriptors to send need not wait for the others
+        assert (await receiver.receive()).message == messages.Ping(1)
+        received = await receiver.receive()
+        assert received.message == messages.Adopt(1, [4])
+        assert len(received.descriptors) == 1
+        close_all(received.descriptors)
+    for channel in (sender, receiver):
+        channel.close()
 
 
 def test_a_message_too_long_for_a_datagram_is_refused() -> None:

@@ -6,18 +6,25 @@ import contextlib
 import os
 import random
 import resource
+import signal
 import socket
 import ssl
 import struct
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from select import EPOLLIN
+from typing import Any
 
 import pytest
 import trio
 from certificates import Pair, make_pair, trusting_anything
 from holder_house import Client, House, house, receive_exactly, until
 
+from wd_trio.ops import holder_channel as channel
+from wd_trio.ops.handoff import channel_pair
+from wd_trio.ops.held import READ_BYTES, Held
+from wd_trio.ops.holder import Holder
 from wd_trio.ops.holder_channel import HolderOptions
 
 MEGABYTE = 1 << 20
@@ -220,6 +227,40 @@ async def test_a_client_that_takes_nothing_is_given_up_when_its_worker_has_gone(
         await held.wait_open(0)
 
 
+class Talkative:
+    """TLS that answers all that it reads with as much of its own, and has nothing for anybody else."""
+
+    def __init__(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> None:
+        self._incoming = incoming
+        self._outgoing = outgoing
+
+    def pending(self) -> int:
+        return 0
+
+    def read(self, _size: int) -> bytes:
+        self._outgoing.write(self._incoming.read())
+        raise ssl.SSLWantReadError
+
+
+def test_a_client_that_makes_tls_itself_talk_and_does_not_listen_is_not_listened_to() -> None:
+    """Key updates that want an answer, or renegotiations that are declined."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with contextlib.closing(Held(1, theirs, context)) as held_alone, ours:
+        talkative = Talkative(held_alone._incoming, held_alone._outgoing)
+        held_alone._tls = talkative  # type: ignore[assignment]  # as much of TLS as is asked for
+        while held_alone.wants[0] & EPOLLIN:
+            ours.send(bytes(4096))
+            held_alone.from_client()
+        assert held_alone.stalled
+        assert held_alone._outgoing.pending < 3 * READ_BYTES
+        while held_alone.stalled:
+            ours.recv(65536)
+            held_alone.flush_client()
+        assert held_alone.wants[0] & EPOLLIN
+
+
 async def test_a_client_that_vanishes_is_an_end_for_the_worker(held: House) -> None:
     client, worker = await held.pair()
     client.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -301,6 +342,21 @@ async def test_over_the_cap_the_one_that_waits_longest_is_given_up(pair: Pair) -
             assert await silent[0].receive_some() == b""
 
 
+async def test_a_storm_of_clients_takes_its_time_and_loses_nobody(pair: Pair) -> None:
+    """All of them have spoken before the holder looks: they wait for it, and are not given up for each other."""
+    async with house(pair, holder=HolderOptions(handshakes=160)) as held:
+        pid = held.holding.statistics().pid
+        os.kill(pid, signal.SIGSTOP)
+        clients = [Client(await held.connect()) for _ in range(600)]
+        async with trio.open_nursery() as nursery:
+            for client in clients:
+                nursery.start_soon(client.handshake)
+            await until(lambda: held.holding.statistics().waiting, lambda now: now == 600)
+            os.kill(pid, signal.SIGCONT)
+            await held.wait_secured(600)
+        assert held.failed == []
+
+
 # --- many
 
 
@@ -362,3 +418,137 @@ async def test_a_full_table_costs_only_those_who_come(pair: Pair) -> None:
         await held.pair()
         await first.send(b"all the time")
         assert await worker.receive_some() == b"all the time"
+
+
+# --- the process by itself
+
+
+class NoMemory:
+    """An epoll set that has no room for any more, once it is told so."""
+
+    def __init__(self, real: Any) -> None:
+        self._real = real
+        self.full = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def register(self, number: int, events: int) -> None:
+        if self.full:
+            raise OSError(12, "Cannot allocate memory")
+        self._real.register(number, events)
+
+
+def begun(pair: Pair) -> tuple[Holder, NoMemory, socket.socket]:
+    """A holder that does nothing by itself, and its supervisor's end."""
+    ours, theirs = channel_pair()
+    holder = Holder(theirs)
+    kernel = NoMemory(holder._epoll)
+    holder._epoll = kernel  # type: ignore[assignment]  # it does what the real one does
+    holder._begin(
+        channel.Begin(
+            channel.VERSION, pair.certificate, pair.key, HolderOptions(handshake_s=60.0, drain_s=60.0)
+        )
+    )
+    holder._report()
+    return holder, kernel, ours
+
+
+def turn(holder: Holder) -> None:
+    """What comes with one look at the descriptors that are ready."""
+    for number, mask in holder._epoll.poll(0):
+        if number in holder._shaking:
+            holder._shake(number)
+        elif number in holder._held:
+            holder._serve(holder._held[number], number, mask)
+
+
+def shake(
+    holder: Holder, client: socket.socket, *, before_the_end: Callable[[], None] = lambda: None
+) -> None:
+    """Make the handshake of a client that the holder has, whose last step is the holder's."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = trusting_anything().wrap_bio(incoming, outgoing)
+    while True:
+        try:
+            tls.do_handshake()
+        except ssl.SSLWantReadError:
+            client.sendall(outgoing.read())
+            turn(holder)
+            incoming.write(client.recv(65536))
+        else:
+            before_the_end()
+            client.sendall(outgoing.read())
+            turn(holder)
+            return
+
+
+def test_a_kernel_without_memory_costs_only_those_who_come(pair: Pair) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    holder, kernel, ours = begun(pair)
+    good, theirs = socket.socketpair()
+    holder._come(1, theirs.detach())
+    shake(holder, good)
+    kernel.full = True
+    late, theirs = socket.socketpair()
+    holder._come(2, theirs.detach())
+    assert holder._failed == [(2, "closed")]
+    kernel.full = False
+    half, theirs = socket.socketpair()
+    holder._come(3, theirs.detach())
+    shake(holder, half, before_the_end=lambda: setattr(kernel, "full", True))
+    assert holder._open == 1
+    assert len(holder._held) == 2
+    ours.close()
+    holder._abandoned()
+    for held_one in set(holder._held.values()):
+        holder._end(held_one)
+    holder._report()
+    for sock in (good, late, half):
+        sock.close()
+    holder._epoll.close()
+    assert set(os.listdir("/proc/self/fd")) == before, "nor is a descriptor left"
+
+
+def test_whom_no_supervisor_will_take_is_ended_at_once(pair: Pair) -> None:
+    """Its handshake was done in the very turn in which the supervisor went."""
+    holder, _, ours = begun(pair)
+    client, theirs = socket.socketpair()
+    holder._come(1, theirs.detach())
+    shake(holder, client)
+    ours.close()
+    holder._abandoned()
+    holder._report()
+    (held_one,) = set(holder._held.values())
+    assert held_one.worker is not None
+    assert held_one.worker.recv(1) == b""
+    holder._end(held_one)
+    client.close()
+    holder._epoll.close()
+
+
+def test_a_word_of_a_later_version_ends_nobody(pair: Pair) -> None:
+    holder, _, ours = begun(pair)
+    ours.send(b"\x81\xa4type\xa6Sooner")
+    channel.send_nowait(ours, channel.Ask(7))
+    for _ in range(2):
+        holder._now += 10.0
+        holder._listen()
+    holder._report()
+    said = [channel.receive_nowait(ours).message for _ in range(3)]
+    assert isinstance(said[1], channel.Trouble)
+    assert said[2] == channel.Counts(7, 0, 0)
+    ours.close()
+    holder._abandoned()
+    holder._epoll.close()
+
+
+def test_a_defect_that_says_much_is_cut(pair: Pair) -> None:
+    holder, _, ours = begun(pair)
+    holder._trouble("é" * channel.MESSAGE_BYTES)
+    holder._report()
+    channel.receive_nowait(ours)
+    assert isinstance(channel.receive_nowait(ours).message, channel.Trouble)
+    ours.close()
+    holder._abandoned()
+    holder._epoll.close()

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import trio
+import trio.testing
 from certificates import Pair, make_pair
 from holder_house import Client, House, house, until
 
@@ -54,6 +55,43 @@ async def test_a_new_certificate_is_for_those_who_come_after(held: House, pair: 
     await held.wait_ready(not_pid=held.holding.statistics().pid)
     again, _ = await held.pair()
     assert again.tls.getpeercert(binary_form=True) == other.der
+
+
+async def test_a_holder_that_is_starting_gets_the_new_certificate_too(pair: Pair, other: Pair) -> None:
+    """It was told of the old one, and is not ready."""
+    made = House()
+    made.holding = Holding(pair.certificate, pair.key, on_secured=made.on_secured, on_failed=made.on_failed)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(made.holding.run)
+        await trio.testing.wait_all_tasks_blocked()
+        assert made.holding.statistics().pid
+        assert not made.holding.statistics().ready
+        assert await made.holding.reload(other.certificate, other.key) == []
+        client, worker = await _through(made, made.holding)
+        assert client.tls.getpeercert(binary_form=True) == other.der
+        await worker.aclose()
+        await client.stream.aclose()
+        assert await made.holding.stop(deadline_s=5.0)
+
+
+async def test_a_holder_that_dies_of_its_reload_is_followed_by_one_with_the_new_certificate(
+    held: House, other: Pair
+) -> None:
+    pid = held.holding.statistics().pid
+    os.kill(pid, signal.SIGSTOP)
+    async with trio.open_nursery() as nursery:
+        faults: list[str] = []
+
+        async def reload() -> None:
+            faults.extend(await held.holding.reload(other.certificate, other.key))
+
+        nursery.start_soon(reload)
+        await until(lambda: held.holding._loads, bool)
+        held.holding.kill()
+    assert faults == []
+    await held.wait_ready(not_pid=pid)
+    client, _ = await held.pair()
+    assert client.tls.getpeercert(binary_form=True) == other.der
 
 
 async def test_a_bad_certificate_changes_nothing(
@@ -164,6 +202,36 @@ async def test_a_holder_that_hangs_is_killed(pair: Pair) -> None:
         assert await made.holding.stop(deadline_s=5.0)
 
 
+async def test_a_signal_to_all_processes_is_the_supervisors(held: House) -> None:
+    client, worker = await held.pair()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        os.kill(held.holding.statistics().pid, number)
+    await client.send(b"on we go")
+    assert await worker.receive_some() == b"on we go"
+    await held.pair()
+
+
+async def test_one_that_was_waited_for_is_no_successors(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the end of a holder and what follows from it nothing is quiet: its number may be another's."""
+    quiet: list[bool] = []
+    lose = Holding._lose
+
+    def look(holding: Holding) -> int:
+        quiet.append(holding.quiet)
+        lost = lose(holding)
+        quiet.append(holding.quiet)
+        return lost
+
+    monkeypatch.setattr(Holding, "_lose", look)
+    async with house(pair) as held:
+        assert held.holding.quiet
+        pid = held.holding.statistics().pid
+        held.holding.kill()
+        await held.wait_ready(not_pid=pid)
+        assert quiet == [False, True]
+        assert held.holding.quiet
+
+
 async def test_a_holder_that_cannot_start_keeps_nobody_waiting(pair: Pair, tmp_path: Path) -> None:
     gone = Pair(shutil.copy(pair.certificate, tmp_path), shutil.copy(pair.key, tmp_path))
     async with house(gone) as held:
@@ -255,6 +323,7 @@ async def test_a_successor_goes_on_where_a_supervisor_left_off(pair: Pair) -> No
         assert len(state.waiting) == 1
         state.channel = os.dup(state.channel)
         state.waiting[0].descriptor = os.dup(state.waiting[0].descriptor)
+        holding._stopping = True  # after an exec nothing is sent any more
         nursery.cancel_scope.cancel()
     second.holding = Holding(
         pair.certificate, pair.key, on_secured=second.on_secured, on_failed=second.on_failed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -156,6 +157,23 @@ async def test_a_worker_that_does_not_read_is_told_to_resync_and_delays_nobody(b
     assert len(got) < sent
     numbers = [hint.modseq for hint in got if isinstance(hint, Hint)]
     assert numbers == sorted(numbers)
+
+
+async def test_a_kernel_without_room_costs_hints_and_no_bus(
+    buses: Buses, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    one, two = [await buses.join() for _ in range(2)]
+
+    async def send(data: bytes, flags: int) -> int:
+        monkeypatch.undo()
+        raise OSError(errno.ENOBUFS, "No buffer space available")
+
+    for port in buses.hub._ports:
+        monkeypatch.setattr(port._sock, "send", send)
+    one.publish_nowait(PLAIN)
+    assert await receive(two, 1) == [Resync()]
+    one.publish_nowait(FULL)
+    assert await receive(two, 1) == [FULL]
 
 
 async def test_a_worker_that_dies_leaves_the_others_connected(buses: Buses, nursery: trio.Nursery) -> None:

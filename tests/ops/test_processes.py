@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from wd_trio.ops.processes import Process
+from wd_trio.ops.processes import Looks, Process, look
 
 
 def python(program: str, *arguments: object) -> list[str]:
@@ -101,3 +102,15 @@ async def test_without_a_descriptor_to_watch_it_by_there_is_no_process(
         Process.spawn(python("import signal; signal.pause()"), environ={})
     with pytest.raises(ChildProcessError):
         os.waitpid(pids[0], 0)  # noqa: ASYNC222 - there is nothing to wait for
+
+
+def test_without_a_descriptor_to_look_with_nothing_is_seen() -> None:
+    spare = os.dup(0)
+    os.close(spare)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert look(os.getpid()).memory_bytes
+    resource.setrlimit(resource.RLIMIT_NOFILE, (spare, hard))
+    try:
+        assert look(os.getpid()) == Looks()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -84,6 +84,18 @@ def test_gauges_are_filled_when_somebody_asks(connections: Connections) -> None:
     assert gauge("wildduck_memory_bytes", role="workers") == 0
 
 
+def test_what_cannot_be_looked_at_stays_as_it_was(
+    connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No descriptor is left to look with."""
+    status.measure(connections, [os.getpid()])
+    before = gauge("wildduck_start_time_seconds"), gauge("wildduck_memory_bytes", role="workers")
+    monkeypatch.setattr(status, "look", lambda pid: Looks())
+    status.measure(connections, [os.getpid()])
+    assert (gauge("wildduck_start_time_seconds"), gauge("wildduck_memory_bytes", role="workers")) == before
+    assert all(before)
+
+
 def counter(name: str, *samples: tuple[str, str, str, float]) -> Family:
     return Family(
         name.removesuffix("_total"),

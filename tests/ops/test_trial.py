@@ -75,6 +75,16 @@ async def test_one_that_talks_without_end_is_cut() -> None:
     assert fault == "x" * trial.SAID_BYTES
 
 
+async def test_a_line_without_end_is_cut(capfd: pytest.CaptureFixture[str]) -> None:
+    program = f"import sys; sys.stderr.write('x' * {trial.LINE_BYTES * 20}); exit(1)"
+    (fault,) = await trying(program)
+    assert "status 1" in fault
+    program = f"import sys; sys.stderr.write('x' * {trial.LINE_BYTES * 20} + '\\n'); exit(1)"
+    (fault,) = await trying(program)
+    assert set(fault) == {"x"}
+    assert len(fault) < trial.LINE_BYTES * 10, "the beginning, and what came with the end"
+
+
 async def test_a_child_of_it_that_lives_on_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "LAST_WORDS_S", 0.05)
     program = (
@@ -111,6 +121,25 @@ async def test_one_worker_is_started_and_ended(command: tuple[str, ...], faults:
 async def test_a_worker_that_cannot_be_is_a_fault() -> None:
     (fault,) = await trial._one_worker(Config(), "server", ChildOptions(command=("/nowhere/at/all",)))
     assert "/nowhere/at/all" in fault
+
+
+async def test_a_worker_that_hangs_before_it_is_ready_is_ended(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By the trial itself: when that is killed, nobody knows of the worker any more."""
+    monkeypatch.setattr(trial, "START_S", 1.0)
+    file = tmp_path / "pid"
+    program = f"import os, time; open({str(file)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    (fault,) = await trial._one_worker(
+        Config(), "server", ChildOptions(command=(sys.executable, "-c", program))
+    )
+    assert fault == "a worker of the new version was not ready within 1 s"
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(file.read_text("ascii")), 0)
+
+
+def test_the_trial_ends_its_worker_before_it_is_ended_itself() -> None:
+    assert trial.START_S + trial.HARD_S + trial.DRAIN_S < trial.TRIAL_S
 
 
 async def test_a_worker_that_does_not_end_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,12 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from wd_trio.config import Config
 from wd_trio.ops import messages, metrics
@@ -199,8 +201,8 @@ async def test_a_heartbeat_asks_for_no_samples() -> None:
     async with house("greets") as at:
         assert await at.workers.wait_settled() == ""
         (child,) = at.workers._children()
-        heard = child._heard_at
-        await at.wait(lambda: child._heard_at > heard)
+        heard = child._heard
+        await at.wait(lambda: child._heard > heard)
         assert child.samples == []
 
 
@@ -277,6 +279,44 @@ async def test_where_none_lives_the_next_worker_ends_it_before_it_is_ready() -> 
         stream = at.come()
         assert await stream.receive_some(100) == b"hello 1server/1.1\n"
         assert not at.workers._unburied
+
+
+async def test_a_supervisor_that_was_held_up_kills_nobody_for_it(mock_clock: MockClock) -> None:
+    mock_clock.rate = 1.0
+    before = restarts("hung")
+    async with house("greets") as at:
+        assert await at.workers.wait_settled() == ""
+        pids = at.pids()
+        (child,) = at.workers._children()
+        for _ in range(3):
+            heard = child._heard
+            mock_clock.jump(1000)
+            await at.wait(partial(lambda then: child._heard > then or child.state == "gone", heard))
+        assert at.pids() == pids
+        assert restarts("hung") == before
+
+
+async def test_a_defect_in_leading_a_worker_costs_nobody_else_anything(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with house("greets", count=2) as at:
+        assert await at.workers.wait_settled() == ""
+        streams = [at.come() for _ in range(4)]
+        first = [await stream.receive_some(100) for stream in streams]
+        await at.settled()
+        victim, other = at.workers._children()
+
+        def fail(_: object) -> None:
+            raise RuntimeError("a defect")
+
+        monkeypatch.setattr(victim, "_take_samples", fail)
+        await victim.wait_sampled()
+        for stream, heard in zip(streams, first, strict=True):
+            if heard == b"hello 1\n":
+                assert (await stream.receive_some(100)).startswith(b"again")
+        await at.wait(lambda: len(at.pids()) == 2)
+        assert other.pid in at.pids()
+        assert victim.pid not in at.pids()
 
 
 async def test_a_worker_that_hangs_is_killed() -> None:

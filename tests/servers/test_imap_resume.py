@@ -207,6 +207,27 @@ async def test_what_was_not_written_is_not_told(engine: str, tmp_path: Path) -> 
         assert await go_on(world, survivor).read_line() == NOT_KNOWN
 
 
+async def test_a_message_that_came_in_parts_is_answered_by_its_tag(tmp_path: Path) -> None:
+    """What a pipeline agreed on before is written to the slot in the middle of APPEND."""
+    async with open_world("sqlite", tmp_path) as world:
+        client, _ = await opened(world, 1)
+        killed = Killed(world)
+        with killed.recording():
+            await client.send(b'i ID ("name" "x")\r\nk APPEND INBOX {5+}\r\nA:')
+            while not (await client.read_line()).startswith("i OK "):
+                pass
+            await client.send(b" b\n\r\n")
+            while not (await client.read_line()).startswith("k OK "):
+                pass
+        told = 0
+        for survivor in killed.survivors():
+            if survivor.progress & Progress.WRITING:
+                assert survivor.tag == "k"
+                assert survivor.slot.user_agent == "x"
+                told += 1
+        assert told == 1
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 async def test_an_expunge_that_had_to_wait_still_waits(engine: str, tmp_path: Path) -> None:
     async with open_world(engine, tmp_path) as world:
@@ -455,6 +476,19 @@ async def test_what_was_agreed_goes_along(tmp_path: Path) -> None:
         assert session is not None
         assert session.user_agent.startswith("ü" * 40)
         assert (await client.command("c", 'CREATE "Entwürfe"'))[-1] == "c OK CREATE completed"
+
+
+async def test_a_keyword_that_came_meanwhile_is_told_as_one(tmp_path: Path) -> None:
+    async with open_world("sqlite", tmp_path) as world:
+        client, _ = await opened(world, 2)
+        inbox, later = (await place(world)).mailbox_id, FlagChange("add", 0, "Later")
+        await world.services.gateway.run(world.services.store.store_flags, inbox, UidSet.of([1]), later)
+        world.move()
+        told = await client.command("n", "NOOP")
+        assert told[0].startswith("* FLAGS (")
+        assert told[0].endswith(" Later)")
+        assert told[1:] == ["* 1 FETCH (UID 1 FLAGS (Later))", "n OK NOOP completed"]
+        assert len(await client.command("s", "STORE 2 FLAGS (Later)")) == 2, "it knows by now"
 
 
 def test_every_command_has_a_number_of_its_own() -> None:

@@ -98,3 +98,23 @@ async def test_what_lies_between_hides_nothing_from_a_client_that_comes_back(tmp
             "* VANISHED (EARLIER) 10",
             f"* 1 FETCH (UID 1 FLAGS (\\Seen) MODSEQ ({here + 2}))",
         ]
+
+
+async def test_what_comes_between_opening_and_resync_hides_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message expunged in this moment has a number; the flags that changed after it are told at once."""
+    async with open_world("sqlite", tmp_path) as world:
+        client, validity, modseq = await returning(world)
+        here = modseq + 2
+        run, store, real = world.services.gateway.run, world.services.store, world.services.messages.since
+
+        async def late(mailbox_id: str, uids: UidSet, since: int) -> Since:
+            await run(store.expunge, mailbox_id, UidSet.of([10]), marked_only=False)
+            await run(store.store_flags, mailbox_id, UidSet.of([1]), FlagChange("add", SEEN))
+            return await real(mailbox_id, uids, since)
+
+        monkeypatch.setattr(world.services.messages, "since", late)
+        lines = await client.command("b", f"SELECT INBOX (QRESYNC ({validity} {modseq}))")
+        assert f"* 1 FETCH (UID 1 FLAGS (\\Seen) MODSEQ ({here + 2}))" in lines
+        assert lines[-2].startswith(f"* OK [HIGHESTMODSEQ {here}]"), lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from imap_world import World, open_world
 from trio.testing import wait_all_tasks_blocked
 
 from wd_trio.config import Limits
-from wd_trio.errors import Unavailable
+from wd_trio.errors import Unavailable, Uncertain
 from wd_trio.mail.content import prepare
 from wd_trio.mail.model import NewMessage
 from wd_trio.servers.imap.options import ImapOptions
@@ -339,3 +340,40 @@ async def test_news_that_cannot_be_read_fail_no_command_and_keep(tmp_path: Path)
         assert lines == ["a2 OK STORE completed"]
         world.services.messages._store = store
         assert await client.command("a3", "NOOP") == ["* 1 EXISTS", "a3 OK NOOP completed"]
+
+
+async def test_who_says_more_than_starttls_in_clear_hears_why_it_ends(tmp_path: Path) -> None:
+    """Whatever is still unread must not turn the last words into a reset."""
+    async with open_world("sqlite", tmp_path, options=replace(quick(), starttls=True)) as world:
+        client = world.client(1)
+        await client.read_line()
+        await client.send(b"a STARTTLS\r\n" + b"x" * (100 << 10))
+        assert await client.read_line() == "a BAD Nothing may follow STARTTLS in clear"
+        assert await client.read_line() == ""
+
+
+async def test_what_may_have_been_written_is_not_denied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_world("sqlite", tmp_path) as world:
+        await world.deliver("alice")
+        writer, reader = world.client(1), world.client(2)
+        for client in (writer, reader):
+            await client.log_in("alice")
+            await client.command("s", "SELECT INBOX")
+
+        async def uncertain(*_: object, **__: object) -> None:
+            await trio.lowlevel.checkpoint()
+            raise Uncertain("no answer to the commit")
+
+        async def uncertain_steps(*_: object, **__: object) -> AsyncIterator[None]:
+            await uncertain()
+            yield
+
+        monkeypatch.setattr(world.services.messages, "append", uncertain)
+        monkeypatch.setattr(world.services.messages, "store_flags", uncertain_steps)
+        lines = await reader.command("f", "FETCH 1 BODY[TEXT]")
+        assert lines == ["f NO [UNAVAILABLE] Temporarily unavailable, try again later"]
+        await writer.send(b"a APPEND INBOX {3+}\r\nA:b\r\n")
+        assert (await writer.read_line()).startswith("* BYE [UNAVAILABLE] What became of the last command")
+        assert await writer.read_line() == ""

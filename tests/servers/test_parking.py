@@ -21,7 +21,7 @@ from wd_trio.ports.sessions import SessionDocument
 from wd_trio.servers.imap.options import ImapOptions
 from wd_trio.servers.parked import Chains, Parked
 from wd_trio.servers.parking import NEWS_S, ROUND_TICKS, TICK_S, Parking
-from wd_trio.servers.slots import MAILBOX_AT, Progress, Slots
+from wd_trio.servers.slots import MAILBOX_AT, Progress, Slot, Slots
 from wd_trio.service.messages import Place
 from wd_trio.service.parked import RENEW_S
 
@@ -166,6 +166,43 @@ async def test_lost_hints_are_made_up_for(engine: str, tmp_path: Path) -> None:
         assert await alice.read_line() == "* 1 EXISTS"
         await until_parked(world, 2)
         assert unparked("news") == before + 2, "one who is not behind needs no task"
+
+
+async def test_lost_hints_are_made_up_for_behind_many_who_do_not_idle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wd_trio.servers.parking.MANY_MAILBOXES", 2)
+    async with open_world("sqlite", tmp_path, park_after_s=0.0) as world:
+        for number in (1, 2, 3):
+            await world.client(number).log_in("bob")
+        client = await idler(world, 4)
+        await until_parked(world, 4)
+        hub = world.services.hub
+        real, hub.publish = hub.publish, lambda hint, **_: None  # type: ignore[method-assign,misc]  # the bus loses hints
+        await world.deliver("alice")
+        hub.publish = real  # type: ignore[method-assign]  # as above
+        hub.resync()
+        assert await client.read_line() == "* 1 EXISTS"
+        await until_parked(world, 4)
+
+
+async def test_what_fails_for_one_ends_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_world("sqlite", tmp_path, park_after_s=0.0) as world:
+        clients = [await idler(world, number) for number in (1, 2, 3)]
+        await until_parked(world, 3)
+        lot = parking(world)
+        real = lot._say
+
+        def say(number: int, slot: Slot, data: bytes) -> bool:
+            if number == 1:
+                raise RuntimeError("a defect")
+            return real(number, slot, data)
+
+        monkeypatch.setattr(lot, "_say", say)
+        await world.deliver("alice")
+        assert [await client.read_line() for client in clients] == ["* 1 EXISTS", "", "* 1 EXISTS"]
+        await until_parked(world, 2)
+        assert len(await documents(world)) == 2
 
 
 async def test_a_mailbox_that_is_deleted_ends_its_idlers(tmp_path: Path) -> None:
@@ -406,6 +443,20 @@ async def test_the_time_before_parking_counts(tmp_path: Path, mock_clock: MockCl
         await passes(mock_clock, 101)
         await until_parked(world, 1)
         await passes(mock_clock, 330)
+        assert await client.read_line() == "* BYE Disconnected for inactivity"
+
+
+async def test_idle_begins_the_time_anew(tmp_path: Path, mock_clock: MockClock) -> None:
+    async with clocked(tmp_path, park_after_s=100.0, keepalive_s=1000.0, idle_timeout_s=400.0) as world:
+        client = world.client(1)
+        await client.log_in("alice")
+        await passes(mock_clock, 350)
+        await client.send(b"i IDLE\r\n")
+        assert await client.read_line() == "+ idling"
+        await until_parked(world, 1)
+        await passes(mock_clock, 370)
+        assert not client.readable()
+        await passes(mock_clock, 60)
         assert await client.read_line() == "* BYE Disconnected for inactivity"
 
 

@@ -22,7 +22,6 @@ from wd_trio.servers.pop3 import moving
 from wd_trio.servers.pop3.session import Pop3Session
 from wd_trio.servers.slots import TAG_BYTES, Phase, Progress, why_lost
 from wd_trio.service.maildrop import Maildrop
-from wd_trio.service.sessions import Sessions
 
 INTERRUPTED = "-ERR [SYS/TEMP] Trouble on our side, try that again"
 LOST = "-ERR [SYS/TEMP] The session cannot go on, connect again"
@@ -455,49 +454,6 @@ async def test_an_engine_that_is_away_is_waited_for(world: HandOver, monkeypatch
     left[0] = 1000
     await world.kill()
     assert await client.read_line() == LOST
-
-
-async def test_a_session_that_nobody_could_go_on_with_is_no_session(
-    world: HandOver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    client = await world.logged_in()
-    (document,) = (await world.services.sessions.page()).documents
-
-    async def fails(*_: Any, **__: Any) -> None:
-        raise Unavailable("down")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Sessions, "resume", fails)
-        patch.setattr(moving, "RESUME_S", 0.0)
-        await world.kill(bury=False)
-        await world.services.sessions.parked.take_over([document.id])  # as its new worker has done by then
-        assert await client.read_line() == LOST
-        await world.wait_ended(client)
-    await world.services.sessions.write()
-    assert not (await world.services.sessions.page()).documents
-
-
-async def test_who_cannot_resume_yet_moves_as_it_is(world: HandOver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(moving, "RESUME_AGAIN_S", 0.0)
-    client = await world.logged_in()
-    tried = trio.Event()
-
-    async def fails(*_: Any) -> None:
-        tried.set()
-        raise Unavailable("down")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Pop3Session, "enter_again", fails)
-        await world.kill(bury=False)
-        await client.send(b"STAT\r\n")
-        await tried.wait()
-        async with trio.open_nursery() as nursery:
-            leaving = world.server.host  # which another may have followed before we look
-            nursery.start_soon(world.move)
-            while not leaving._draining:
-                await trio.lowlevel.checkpoint()
-            patch.undo()
-    assert await client.read_line() == "+OK 0 0"
 
 
 # --- at random

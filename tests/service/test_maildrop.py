@@ -149,7 +149,7 @@ async def test_messages_that_go_while_the_snapshot_is_taken_are_not_in_it(
     numbers = (1, 2, 298, 299)
     assert [drop.unique_id(number).split(".")[1] for number in numbers] == ["1", "3", "299", "301"]
     monkeypatch.undo()
-    again = await world.services.maildrops.reopen(await user_id(world), "c1", drop.told, drop.state)
+    again = await world.services.maildrops.reopen(await user_id(world), drop.told, drop.state)
     assert [again.unique_id(number) for number in range(1, 599)] == [
         drop.unique_id(number) for number in range(1, 599)
     ]
@@ -179,7 +179,7 @@ async def test_a_maildrop_goes_on_as_it_was(world: Pop3World) -> None:
     state = await drop.parting_state()
     assert state["sizes"] == {"3": 23, "4": 23}
     await fill(world, 1)
-    again = await maildrops.reopen(user, "c1", drop.told, state)
+    again = await maildrops.reopen(user, drop.told, state)
     assert (again.stat, again.told, again.state) == (drop.stat, drop.told, drop.state)
     assert [again.is_marked(number) for number in range(1, 7)] == [False, True, True, False, True, False]
     assert not again.unsaved
@@ -193,13 +193,13 @@ async def test_a_maildrop_that_cannot_go_on(world: Pop3World) -> None:
     maildrops, user = world.services.maildrops, await user_id(world)
     drop = await maildrops.open(user, "c1")
     with pytest.raises(Conflict):
-        await maildrops.reopen(user, "c2", drop.told, drop.state)
+        await maildrops.hold_on(user, "c2")
     with pytest.raises(Outdated):
-        await maildrops.reopen(user, "c1", replace(drop.told, uid_validity=1), drop.state)
+        await maildrops.reopen(user, replace(drop.told, uid_validity=1), drop.state)
     state = await drop.parting_state()
     await world.expunge("alice", 2)
     with pytest.raises(Outdated):
-        await maildrops.reopen(user, "c1", drop.told, state)
+        await maildrops.reopen(user, drop.told, state)
     await maildrops.close(user, "c1")
     await maildrops.open(user, "c2")
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import trio
 from session_house import SessionHouse, Worker, open_session_house
 
 from wd_trio.errors import Unavailable
@@ -228,6 +230,40 @@ async def test_a_document_lost_on_the_way_is_written_again(tmp_path: Path) -> No
         house.store.end([session.id])
         lot.park(facts_of(session))
         await new.sessions.parked.take_over([session.id])
+        document = stored(house, session.id)
+        assert document is not None
+        assert document.worker == "2"
+
+
+async def test_who_leaves_waits_for_what_it_is_taking_over(tmp_path: Path) -> None:
+    """Else that might come after the next worker has taken it."""
+    async with open_session_house(tmp_path) as house:
+        old, leaving = house.worker("1"), house.worker("2")
+        session = await old.begin(await house.login("anna"))
+        old.sessions.let_go(session)
+        gone_on = leaving.sessions.go_on(facts_of(session), kick=leaving.kicked.append)
+        may, rested = threading.Event(), trio.Event()
+        real = house.store.move
+
+        def late(ids: Sequence[str], server: str, worker: str) -> set[str]:
+            may.wait()
+            return real(ids, server, worker)
+
+        late.__dict__.update(real.__func__.__dict__)  # the mark of its lane
+        house.store.move = late  # type: ignore[method-assign]  # an engine that is slow
+
+        async def rest() -> None:
+            await leaving.sessions.rest()
+            rested.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(leaving.sessions.parked.take_over, [session.id])
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(rest)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not rested.is_set()
+            may.set()
+        leaving.sessions.let_go(gone_on)
         document = stored(house, session.id)
         assert document is not None
         assert document.worker == "2"

@@ -10,7 +10,7 @@ import random
 import re
 
 import trio
-from imap_world import SILENCE_S, Client, World
+from imap_world import SILENCE_S, Client, ImapWorld
 
 EXISTS = re.compile(r"\* (\d+) EXISTS")
 VANISHED = re.compile(r"\* VANISHED( \(EARLIER\))? ([\d:,]+)")
@@ -34,7 +34,7 @@ class ResyncClient:
     """`cache` holds flags by uid and outlives connections; `uids` are those of the connection's numbers, None for
     messages that were only counted so far."""
 
-    def __init__(self, world: World, rng: random.Random) -> None:
+    def __init__(self, world: ImapWorld, rng: random.Random) -> None:
         self.world = world
         self.rng = rng
         self.cache: dict[int, frozenset[str]] = {}
@@ -119,7 +119,7 @@ class ResyncClient:
         await self._client.aclose()
         self._client = None
         with trio.fail_after(SILENCE_S):
-            while len(self.world.host):  # the command that was broken off may still be done
+            while any(len(host) for host in self.world.hosts):  # the command that was broken off may still be done
                 await trio.lowlevel.checkpoint()
         self._code = self._seen = 0
         self.numbered = [uid for uid in self.uids if uid is not None]

@@ -110,7 +110,7 @@ class Child:
         self._feed = Feed(
             around.door, boot.owner, arrived=around.arrived, upgrade=around.upgrade, number=number
         )
-        self._heard_at = 0.0
+        self._heard = 0  # so many messages
         self._request = 0
         self._answering = 0
         self._asked: dict[int, tuple[list[messages.Family], trio.Event]] = {}
@@ -136,8 +136,8 @@ class Child:
         if state.last_words is not None:
             child._asked[0] = (state.last_words, trio.Event())
         child.state = state.state
+        child.was_ready = state.state != "starting"
         if state.state == "ready":
-            child.was_ready = True
             around.door.open_to(child._feed)
         return child
 
@@ -194,7 +194,6 @@ class Child:
         assert process is not None  # started, or adopted
         assert channel is not None
         assert bus is not None
-        self._heard_at = trio.current_time()
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(partial(self._around.hub.serve, bus, behind=self._adopted))
@@ -250,7 +249,7 @@ class Child:
         try:
             while True:
                 message = (await channel.receive()).message
-                self._heard_at = trio.current_time()
+                self._heard += 1
                 self._hear(message, channel, nursery)
         except ChannelOver:
             self._all_read.set()
@@ -270,6 +269,8 @@ class Child:
                 self.failure = reason
             case messages.Adopted() | messages.Closed() | messages.Moved() | messages.Upgrade():
                 self._feed.hear(message)
+            case messages.Leaving():
+                self.retire()
             case messages.Buried(owner=owner):
                 self._around.buried(owner)
             case messages.Samples():
@@ -305,16 +306,22 @@ class Child:
 
     async def _watch(self, channel: Channel) -> None:
         options = self._around.options
+        heard, silent_s = self._heard, 0.0
         for number in count(1):
             await trio.sleep(options.ping_s)
+            # Counted in steps that this process lives through: while it is held up itself, nobody is asked.
+            silent_s = silent_s + options.ping_s if self._heard == heard else 0.0
+            heard = self._heard
             most_s = options.start_silence_s if self.state == "starting" else options.silence_s
-            if trio.current_time() - self._heard_at > most_s:
+            if silent_s > most_s:
                 log.error("worker hangs", slot=self.boot.slot, worker_pid=self.pid, silent_s=most_s)
                 self.hung = True
                 self.kill()
                 return
-            with trio.move_on_after(options.ping_s):  # a full channel is silence too
+            with trio.move_on_after(options.ping_s) as sending:
                 await self._say(channel, messages.Ping(number))
+            if sending.cancelled_caught:  # a full channel is silence too
+                silent_s += options.ping_s
 
     # -- metrics
 

@@ -187,6 +187,8 @@ class Connections:
         before = self._holders[number]
         if before != NOBODY:
             self._loads[before] -= 1
+            if not self._loads[before]:
+                del self._loads[before]
         if worker != NOBODY:
             self._loads[worker] += 1
         self._holders[number] = worker

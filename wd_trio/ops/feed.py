@@ -97,7 +97,11 @@ class Feed:
         slots = [arrival.number for arrival in batch]
         unread = {arrival.number: arrival.unread for arrival in batch if arrival.unread}
         message = messages.Adopt(next(self._batches), slots, unread)
-        await channel.send(message, [self._connections.descriptor(slot) for slot in slots])
+        try:
+            await channel.send(message, [self._connections.descriptor(slot) for slot in slots])
+        except BaseException:  # a message is sent whole or not at all: the worker has seen none of them
+            self._pending.extendleft(reversed(batch))
+            raise
         await self._answered.wait()
         if self._answer is not None and self._answer.refused:
             log.warning("worker took no connections", owner=self._owner, count=len(batch))

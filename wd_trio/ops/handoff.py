@@ -5,7 +5,8 @@ A Unix SOCK_SEQPACKET pair keeps message boundaries and carries descriptors (SCM
 - A receiver that cannot take them all (its descriptor table is full) sees MSG_CTRUNC: it closes those that came
   and says so; a half-received batch is never served.
 - Received descriptors are close-on-exec from their first moment.
-- A peer that is gone is an end of the stream, whatever errno said it.
+- A peer that is gone is an end of the stream, whatever errno said it. A kernel that has no room is not: it says so
+  of too many descriptors on their way (ETOOMANYREFS, of all processes of this user), and of no memory.
 - A message that was taken from the socket is its receiver's in the same step of the loop: a supervisor that replaces
   its program between two steps loses none.
 """
@@ -14,17 +15,24 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import structlog
 import trio
 
 from wd_trio.ops.messages import MESSAGE_BYTES, Message, decode, encode
 
+log = structlog.get_logger()
+
 BATCH_DESCRIPTORS: Final = 64
+CROWDED_PAUSE_S: Final = 0.05
+CROWDED: Final = frozenset({errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM})
+"""What a kernel without room says; it may have some soon."""
 _BUFFER_BYTES: Final = 1 << 20
 _FD_BYTES: Final = array.array("i").itemsize
 
@@ -73,15 +81,23 @@ class Channel:
         if descriptors:
             rights = array.array("i", descriptors).tobytes()
             beside.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, rights))
+        while not await self._send(data, beside):
+            await trio.sleep(CROWDED_PAUSE_S)  # others may send meanwhile: what is short may go by
+
+    async def _send(self, data: bytes, beside: Sequence[tuple[int, int, bytes]]) -> bool:
+        """Whether there was room for it in the kernel."""
         async with self._sending:
             try:
                 while True:
                     try:
                         self._sock.sendmsg([data], beside, socket.MSG_NOSIGNAL)
-                        return
+                        return True
                     except BlockingIOError:
                         await trio.lowlevel.wait_writable(self._sock)
             except (OSError, trio.ClosedResourceError) as error:
+                if isinstance(error, OSError) and error.errno in CROWDED:
+                    log.warning("control channel crowded", error=error.strerror)
+                    return False
                 raise ChannelOver from error
 
     async def receive(self) -> Received:

@@ -2,7 +2,8 @@
 
 Each call takes one step that never waits: at most one read of READ_BYTES, then whatever of it can be passed on.
 What one side does not take is kept, and until it is gone nothing more is read for that side: so each direction
-holds one read at most, and a slow reader is felt by the writer on the other side.
+holds one read at most, and a slow reader is felt by the writer on the other side. Nor is anything read from a client
+that takes nothing and makes TLS itself talk (key updates, renegotiations that are declined) beyond a piece.
 
 Ends are passed on, each direction by itself: the client's close_notify (or its FIN) becomes shutdown(SHUT_WR)
 towards the worker, once all before it was passed on; the worker's end becomes close_notify and FIN. When both have
@@ -50,6 +51,7 @@ class Held:
     __slots__ = (
         "_client_ended",
         "_incoming",
+        "_is_tcp",
         "_outgoing",
         "_tls",
         "_to_client",
@@ -68,7 +70,8 @@ class Held:
 
     def __init__(self, number: int, client: socket.socket, context: ssl.SSLContext) -> None:
         client.setblocking(False)
-        if client.family != socket.AF_UNIX:
+        self._is_tcp = client.family != socket.AF_UNIX
+        if self._is_tcp:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.id = number
         self.client = client
@@ -142,6 +145,10 @@ class Held:
         except OSError:
             raise Over("reset") from None
         self._client_ended = not data
+        if data and len(data) < READ_BYTES and self._is_tcp:
+            # Many clients send a message and the line end after it apart; their kernel holds the second back until
+            # ours acknowledges the first, which it would delay for 40 ms. The option lasts for one packet or so.
+            self.client.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         self._decrypt(data)
 
     def _decrypt(self, data: bytes) -> None:
@@ -264,7 +271,10 @@ class Held:
     def wants(self) -> tuple[int, int]:
         """What to wait for now: epoll's events of the client's socket and of the worker's."""
         client = worker = 0
-        if not (self._client_ended or self._to_worker):
+        talked_at = (
+            self._outgoing.pending > PIECE_BYTES
+        )  # by TLS itself: all else goes to `_to_client` at once
+        if not (self._client_ended or self._to_worker or talked_at):
             client = EPOLLIN
         if self._to_client:
             client |= EPOLLOUT

@@ -11,8 +11,9 @@ One thread, one epoll set, level-triggered; a connection's part is in held.py. E
 - then one batch of new clients, the messages that wait to go, and once a second the deadlines.
 A descriptor that waits for nothing is not in the set: else a dead one would fire for ever.
 
-Over the cap on unfinished handshakes the one that has waited longest for its client is given up ("crowded"): whoever
-has sent something was served in this very turn.
+Over the cap on unfinished handshakes the one whose client has been silent for longest is given up ("crowded"). While
+many clients have sent something and wait for a step, no more are taken: a storm of them costs time and nobody's
+connection.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ from wd_trio.servers.tls import server_context
 
 EVENTS_A_TURN: Final = 256
 HANDSHAKES_A_TURN: Final = 8
+SHARE_OF_STEPS: Final = 4
+"""Of the unfinished handshakes that there may be, a quarter at most wait for us when others are let in."""
 SWEEP_S: Final = 1.0
+TROUBLE_CHARS: Final = 8000
 LEAVING_LINGER_S: Final = 1.0
 """On the way out nobody is waited for who has heard the last word."""
 READABLE: Final = EPOLLIN | EPOLLHUP | EPOLLERR
@@ -60,10 +64,11 @@ class Holder:
         self._context: ssl.SSLContext | None = None  # from Begin on
         self._held: dict[int, Held] = {}  # established, by the number of either descriptor
         self._open = 0
-        self._shaking: dict[int, Held] = {}  # by descriptor, the one that waits longest first
+        self._shaking: dict[int, Held] = {}  # by descriptor, the one that is silent for longest first
         self._shakeable: deque[int] = deque()
         self._timed: dict[int, Held] = {}  # established and with a deadline, by id
         self._next_sweep = 0.0
+        self._heard_at = 0.0
         self._to_say: deque[tuple[c.FromHolder, tuple[int, ...]]] = deque()
         self._secured: list[tuple[c.Secured, int]] = []
         self._failed: list[tuple[int, str]] = []
@@ -81,17 +86,27 @@ class Holder:
                 if number == self._channel_number:
                     from_channel = mask
                 elif number in self._shaking:
+                    self._shaking[number] = self._shaking.pop(number)  # to the end: its client has spoken
                     self._shakeable.append(number)
                 elif (held := self._held.get(number)) is not None:
                     self._serve(held, number, mask)
             for _ in range(min(HANDSHAKES_A_TURN, len(self._shakeable))):
                 self._shake(self._shakeable.popleft())
-            if from_channel & READABLE:
+            if from_channel & READABLE and self._has_time:
                 self._listen()
             self._report()
             if self._now >= self._next_sweep:
                 self._sweep()
         return self._exit
+
+    @property
+    def _has_time(self) -> bool:
+        """Whether more may come: not while many wait for a step of ours. Once a second the supervisor is heard all
+        the same."""
+        return (
+            len(self._shakeable) <= self._options.handshakes // SHARE_OF_STEPS
+            or self._now >= self._heard_at + SWEEP_S
+        )
 
     def _patience(self) -> float:
         if self._shakeable:
@@ -114,13 +129,12 @@ class Holder:
                     held.flush_worker()
                 if mask & READABLE and held.worker_events & EPOLLIN:
                     held.from_worker()
+            self._settle(held)
         except Over:
             self._end(held)
-        except Exception:  # a defect of ours ends this connection and no other
-            self._say(c.Trouble(traceback.format_exc()))
+        except Exception:  # a defect of ours, or a kernel without memory, ends this connection and no other
+            self._trouble(traceback.format_exc())
             self._end(held)
-        else:
-            self._settle(held)
 
     def _settle(self, held: Held) -> None:
         """Watch for what the connection wants now, and give it time only while it gets on."""
@@ -176,14 +190,20 @@ class Holder:
             self._give_up(next(iter(self._shaking)), "crowded")
         assert self._context is not None
         try:
-            held = Held(number, socket.socket(fileno=descriptor), self._context)
-        except OSError:  # it is gone already, or no stream
+            client = socket.socket(fileno=descriptor)
+        except OSError:  # it is no stream
             os.close(descriptor)
+            self._failed.append((number, "closed"))
+            return
+        try:
+            held = Held(number, client, self._context)
+            self._epoll.register(descriptor, EPOLLIN | EPOLLONESHOT)
+        except OSError:  # it is gone already, or the kernel has no memory
+            client.close()
             self._failed.append((number, "closed"))
             return
         held.until = self._now + self._options.handshake_s
         self._shaking[descriptor] = held
-        self._epoll.register(descriptor, EPOLLIN | EPOLLONESHOT)
 
     def _shake(self, number: int) -> None:
         held = self._shaking.get(number)
@@ -198,17 +218,16 @@ class Holder:
         except OSError:
             self._give_up(number, "no room")
         except Exception:
-            self._say(c.Trouble(traceback.format_exc()))
+            self._trouble(traceback.format_exc())
             self._give_up(number, "defect")
         else:
             if not done:
-                del self._shaking[number]  # to the end of the queue: it got on
-                self._shaking[number] = held
                 wanted = EPOLLIN | (EPOLLOUT if held.stalled else 0)
                 self._epoll.modify(number, wanted | EPOLLONESHOT)
 
     def _secure(self, held: Held) -> None:
-        theirs = held.connect()
+        with held.connect() as theirs:
+            self._secured.append((c.Secured(held.id, *held.facts()), theirs.detach()))
         number = held.client.fileno()
         del self._shaking[number]
         self._epoll.unregister(number)
@@ -216,8 +235,7 @@ class Holder:
         self._held[number] = self._held[held.worker.fileno()] = held
         self._open += 1
         held.until = 0.0
-        self._secured.append((c.Secured(held.id, *held.facts()), theirs.detach()))
-        self._settle(held)
+        self._serve(held, number, 0)
 
     def _give_up(self, number: int, reason: str) -> None:
         held = self._shaking.pop(number)
@@ -251,12 +269,16 @@ class Holder:
 
     def _listen(self) -> None:
         assert self._channel is not None
+        self._heard_at = self._now
         try:
-            received = c.receive_nowait(self._channel)
-            self._obey(received)
+            self._obey(c.receive_nowait(self._channel))
         except BlockingIOError:
             return
-        except (c.ChannelClosed, ValueError):
+        except (
+            ValueError
+        ) as error:  # a later version's word: what it brought is closed, and nothing hangs on it
+            self._trouble(f"a message that this version does not know: {error}")
+        except c.ChannelClosed:
             self._abandoned()
 
     def _obey(self, received: c.Received) -> None:
@@ -302,6 +324,9 @@ class Holder:
     def _say(self, message: c.FromHolder, descriptors: tuple[int, ...] = ()) -> None:
         self._to_say.append((message, descriptors))
 
+    def _trouble(self, text: str) -> None:
+        self._say(c.Trouble(text[-TROUBLE_CHARS:]))
+
     def _report(self) -> None:
         """Send what there is to say, as far as it goes; the rest when there is room."""
         while self._secured:
@@ -321,6 +346,8 @@ class Holder:
                 break
             self._to_say.popleft()
             c.close_all(descriptors)
+        if self._channel is None:
+            self._unsaid()
         self._watch_channel()
 
     def _watch_channel(self) -> None:
@@ -339,18 +366,22 @@ class Holder:
         self._channel.close()
         self._channel = None
         self._channel_number = -1
+        self._unsaid()
+        self._leave(self._options.drain_s)
+
+    def _unsaid(self) -> None:
+        """There is nobody to say it to; workers' ends that were not passed on are closed, and so end."""
         for _, descriptors in self._to_say:
             c.close_all(descriptors)
         self._to_say.clear()
-        self._leave(self._options.drain_s)
 
 
 def main(arguments: list[str]) -> int:
     """The process; its one argument is the channel's descriptor."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # a terminal's Ctrl-C and a group's signals are the supervisor's
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(
+            number, signal.SIG_IGN
+        )  # what all processes get is the supervisor's, which leads this one
     holder = Holder(socket.socket(fileno=int(arguments[0])))
     gc.collect()
     gc.freeze()

@@ -6,9 +6,9 @@ dies.
     holding.come(Newcomer("imap", ip, port), sock)          # → on_secured(newcomer, plaintext socket, facts)
                                                             # or on_failed(newcomer, reason)
 
-What is to be done with a finished handshake is data (`Newcomer`), not a closure: a supervisor that replaces itself
-hands it to its successor (`export_state`, `adopt_state`), which gets the answer. Every message is sent in one step
-that never waits, so at any moment it is known whether it has left.
+Who is how far is in holding_clients.py. What is to be done with a finished handshake is data (`Newcomer`), not a
+closure: a supervisor that replaces itself hands it to its successor (`export_state`, `adopt_state`), which gets the
+answer. Every message is sent in one step that never waits, so at any moment it is known whether it has left.
 
 A holder that dies takes its TLS connections along (what a key has begun nobody else can go on with); a new one is
 started with back-off, and who comes meanwhile waits for it. One that cannot start refuses those who wait: they must
@@ -17,11 +17,9 @@ not gather.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import sys
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -33,7 +31,8 @@ from wd_trio.errors import Invalid
 from wd_trio.ops import holder_channel as c
 from wd_trio.ops import metrics
 from wd_trio.ops.handoff import channel_pair
-from wd_trio.ops.holding_state import NEW, HoldingState, Newcomer, TlsFacts, Waiting
+from wd_trio.ops.holding_clients import Clients, OnFailed, OnSecured
+from wd_trio.ops.holding_state import NEW, HoldingState, Newcomer, TlsFacts
 from wd_trio.ops.processes import Process
 from wd_trio.servers.tls import server_context
 
@@ -46,8 +45,6 @@ CONFIG_VARIABLES: Final = "WD_TRIO_"
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 10.0
 STEADY_S: Final = 30.0
-WAITING: Final = 2000
-"""Clients at most that wait for a holder; more are refused."""
 CROWDED_PAUSE_S: Final = 0.05
 LOAD_S: Final = 5.0
 LAST_WORDS_S: Final = 1.0
@@ -75,12 +72,6 @@ class HoldingStatistics:
     """Connections in the holder, as it last told (a few seconds ago at most)."""
 
 
-OnSecured = Callable[[Newcomer, socket.socket, TlsFacts], None]
-"""Takes over the plaintext end, a non-blocking Unix stream socket."""
-OnFailed = Callable[[Newcomer, str], None]
-"""The client's connection is closed; why, in a fixed word."""
-
-
 class Holding:
     """Keeps a holder while there is a certificate. `run` is its life, in a nursery of the owner's; the rest may be
     called
@@ -97,8 +88,7 @@ class Holding:
     ) -> None:
         """`certificate` and `key` are paths of PEM files; "" when there is no TLS (yet)."""
         self._files = (certificate, key)
-        self._on_secured = on_secured
-        self._on_failed = on_failed
+        self._clients = Clients(on_secured=on_secured, on_failed=on_failed)
         self._options = options or HoldingOptions()
         self._process: Process | None = None
         self._channel: socket.socket | None = None
@@ -107,13 +97,7 @@ class Holding:
         self._stopping = False
         self._heard_at = 0.0
         self._open = 0
-        self._last_id = 0
         self._last_request = 0
-        self._batch = 0
-        self._sent = False
-        self._on_the_way: list[Waiting] = []
-        self._waiting: deque[Waiting] = deque()
-        self._unfinished: dict[int, Newcomer] = {}
         self._loads: dict[int, tuple[trio.Event, list[str]]] = {}
         self._wanted = trio.Event()
         self._work = trio.Event()
@@ -146,12 +130,12 @@ class Holding:
                     pause_s = FIRST_PAUSE_S
                 log.error("TLS holder died", status=status, connections_lost=lost, restart_in_s=pause_s)
                 if not was_ready:
-                    self._fail_waiting("no holder")
+                    self._clients.fail_waiting("no holder")
                 with trio.CancelScope() as self._pausing:
                     await trio.sleep(pause_s)
                 pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
         finally:
-            self._fail_waiting("stopping")
+            self._clients.fail_waiting("stopping")
             self._ended.set()
 
     async def _live(self) -> int | None:
@@ -199,17 +183,8 @@ class Holding:
         self._ready = False
         lost, self._open = self._open, 0
         metrics.tls_connections_open.set(0)
-        unfinished, self._unfinished = self._unfinished, {}
-        on_the_way, self._on_the_way = self._on_the_way, []
-        if self._sent:
-            _close_all(on_the_way)
-        else:
-            self._waiting.extendleft(reversed(on_the_way))
-        self._sent = False
-        for newcomer in unfinished.values():
-            self._fail(newcomer, "holder died")
-        for done, faults in self._loads.values():
-            faults.append("the TLS holder died")
+        self._clients.lose()
+        for done, _ in self._loads.values():  # the next one begins with what it was to load
             done.set()
         return lost
 
@@ -217,73 +192,20 @@ class Holding:
 
     def come(self, newcomer: Newcomer, sock: socket.socket) -> None:
         """Have TLS made with a client. Takes the socket over: `on_secured` or `on_failed` is called, later or now."""
-        if not self._files[0] or self._stopping or len(self._waiting) >= WAITING:
-            _shut(sock)
-            self._fail(
-                newcomer, "stopping" if self._stopping else "no room" if self._files[0] else "no certificate"
-            )
+        if self._stopping or not self._files[0]:
+            self._clients.refuse(newcomer, sock, "stopping" if self._stopping else "no certificate")
             return
-        self._last_id += 1
-        self._waiting.append(Waiting(self._last_id, newcomer, sock.detach()))
+        self._clients.come(newcomer, sock)
         self._work.set()
 
     async def _feed(self, channel: socket.socket) -> None:
         while True:
-            if self._on_the_way and self._sent:
-                pass  # a predecessor's, or ours: the holder's word is awaited
-            elif self._ready and self._waiting and not self._stopping:
-                count = min(c.BATCH, len(self._waiting))
-                self._on_the_way = [self._waiting.popleft() for _ in range(count)]
-                self._batch += 1
-                message = c.Come(self._batch, [each.id for each in self._on_the_way])
-                descriptors = [each.descriptor for each in self._on_the_way]
-                if not await self._say(channel, message, descriptors, sent=self._left):
-                    return
-            await self._work.wait()
-            self._work = trio.Event()
-
-    def _left(self) -> None:
-        self._sent = True
-        self._unfinished.update((each.id, each.newcomer) for each in self._on_the_way)
-
-    def _taken(self, message: c.Taken) -> None:
-        if message.batch != self._batch:
-            return
-        batch, self._on_the_way, self._sent = self._on_the_way, [], False
-        _close_all(batch)
-        if message.refused:
-            log.warning("TLS holder has no room for more descriptors", count=len(batch))
-            for each in batch:
-                self._unfinished.pop(each.id, None)
-                self._fail(each.newcomer, "no room")
-        self._work.set()
-
-    def _done(self, message: c.Done, descriptors: Sequence[int]) -> None:
-        if len(descriptors) != len(message.secured):  # lost on the way: the holder has seen their ends
-            c.close_all(descriptors)
-            for secured in message.secured:
-                if (newcomer := self._unfinished.pop(secured.id, None)) is not None:
-                    self._fail(newcomer, "no room")
-            return
-        for secured, descriptor in zip(message.secured, descriptors, strict=True):
-            newcomer = self._unfinished.pop(secured.id, None)
-            sock = socket.socket(fileno=descriptor)
-            if newcomer is None:
-                sock.close()
-                continue
-            sock.setblocking(False)
-            metrics.tls_handshakes_total.labels(newcomer.protocol, "done").inc()
-            self._on_secured(newcomer, sock, TlsFacts(secured.version, secured.cipher, secured.name))
-
-    def _fail(self, newcomer: Newcomer, reason: str) -> None:
-        metrics.tls_handshakes_total.labels(newcomer.protocol, reason).inc()
-        self._on_failed(newcomer, reason)
-
-    def _fail_waiting(self, reason: str) -> None:
-        waiting, self._waiting = self._waiting, deque()
-        _close_all(waiting)
-        for each in waiting:
-            self._fail(each.newcomer, reason)
+            batch = self._clients.next_batch() if self._ready and not self._stopping else None
+            if batch is None:
+                await self._work.wait()
+                self._work = trio.Event()
+            elif not await self._say(channel, *batch, sent=self._clients.left):
+                return
 
     # -- what it says
 
@@ -314,13 +236,12 @@ class Holding:
                 log.info("TLS holder ready", holder_pid=self._process.pid if self._process else None)
                 self._work.set()
             case c.Taken() as taken:
-                self._taken(taken)
+                self._clients.taken(taken)
+                self._work.set()
             case c.Done() as done:
-                self._done(done, received.descriptors)
+                self._clients.done(done, received.descriptors)
             case c.Gone(failed=failed):
-                for number, reason in failed:
-                    if (newcomer := self._unfinished.pop(number, None)) is not None:
-                        self._fail(newcomer, reason)
+                self._clients.gone(failed)
             case c.Counts(open=count):
                 self._open = count
                 metrics.tls_connections_open.set(count)
@@ -343,11 +264,10 @@ class Holding:
         while True:
             try:
                 c.send_nowait(channel, message, descriptors)
-            except BlockingIOError:
-                await trio.lowlevel.wait_writable(channel)
-            except OSError as error:  # too many descriptors under way; or one of them is none
-                log.warning("TLS holder not reached", error=str(error))
-                await trio.sleep(CROWDED_PAUSE_S)
+            except OSError as error:  # it is full, or too many descriptors are under way
+                if not isinstance(error, BlockingIOError):
+                    log.warning("TLS holder not reached", error=str(error))
+                await trio.sleep(CROWDED_PAUSE_S)  # rare, and several may wait
             except c.ChannelClosed:
                 return False
             else:
@@ -377,13 +297,14 @@ class Holding:
                 server_context(certificate, key)
         except Invalid as error:
             return [f"{error.what}: {error}"]
+        before, self._files = self._files, (certificate, key)  # those of a holder that starts meanwhile
+        self._wanted.set()
+        self._wanted = trio.Event()
         faults: list[str] = []
-        if certificate and self._channel is not None and self._ready:
+        if certificate and self._channel is not None:
             faults = await self._load(self._channel, certificate, key)
-        if not faults:
-            self._files = (certificate, key)
-            self._wanted.set()
-            self._wanted = trio.Event()
+        if faults:
+            self._files = before
         return faults
 
     async def _load(self, channel: socket.socket, certificate: str, key: str) -> list[str]:
@@ -392,9 +313,8 @@ class Holding:
         done, faults = self._loads[request] = (trio.Event(), [])
         try:
             with trio.move_on_after(LOAD_S):
-                if not await self._say(channel, c.Load(request, certificate, key)):
-                    return ["the TLS holder is gone"]
-                await done.wait()
+                if await self._say(channel, c.Load(request, certificate, key)):
+                    await done.wait()
                 return faults
         finally:
             del self._loads[request]
@@ -436,44 +356,33 @@ class Holding:
         return HoldingStatistics(
             pid=self._process.pid if self._process is not None else 0,
             ready=self._ready,
-            waiting=len(self._waiting) + len(self._on_the_way),
-            unfinished=len(self._unfinished),
+            waiting=self._clients.waiting,
+            unfinished=self._clients.unfinished,
             open=self._open,
         )
 
     # -- across an exec
 
+    @property
+    def quiet(self) -> bool:
+        """Nothing is under way that a successor would not know of: no holder has ended whose end is not seen to."""
+        return self._process is None or self._process.returncode is None
+
     def export_state(self) -> HoldingState:
         """All that a successor needs, true at this moment: exec before anything else of this process runs."""
-        return HoldingState(
+        return self._clients.export_state(
             pid=self._process.pid if self._process is not None else 0,
             channel=self._channel.fileno() if self._channel is not None else -1,
             ready=self._ready,
-            last_id=self._last_id,
-            batch=self._batch,
-            sent=self._sent,
-            on_the_way=list(self._on_the_way),
-            waiting=list(self._waiting),
-            unfinished=dict(self._unfinished),
         )
 
     def adopt_state(self, state: HoldingState) -> None:
         """Go on where a predecessor of this process left off, its descriptors now being ours. Before `run`."""
-        self._last_id = state.last_id
-        self._batch = state.batch
-        self._unfinished = dict(state.unfinished)
-        self._waiting = deque(state.waiting)
-        for descriptor in state.descriptors:
-            os.set_inheritable(descriptor, False)
+        self._clients.adopt_state(state)
         if not state.pid or state.channel < 0:
             return
         self._adopted = True
         self._ready = state.ready
-        self._sent = state.sent
-        if state.sent:
-            self._on_the_way = list(state.on_the_way)
-        else:
-            self._waiting.extendleft(reversed(state.on_the_way))
         self._channel = socket.socket(fileno=state.channel)
         self._channel.setblocking(False)
         self._process = Process(state.pid)
@@ -483,12 +392,3 @@ def _environment() -> dict[str, str]:
     """Without the variables that may hold secrets; it has one thread, which needs one arena."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(CONFIG_VARIABLES)}
     return {"MALLOC_ARENA_MAX": "1"} | kept
-
-
-def _close_all(waiting: Sequence[Waiting] | deque[Waiting]) -> None:
-    c.close_all([each.descriptor for each in waiting])
-
-
-def _shut(sock: socket.socket) -> None:
-    with sock, contextlib.suppress(OSError):  # it may be gone already
-        sock.shutdown(socket.SHUT_RDWR)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TypeAlias
@@ -35,9 +35,10 @@ def hosts(
     slots: Slots,
     on_end: Callable[[Slot], None],
     on_leave: Callable[[Slot, str, socket.socket, bytes], None],
+    vital: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]],
 ) -> dict[str, HostMaker]:
-    """What makes the host of each protocol; `on_end` and `on_leave` are those of servers/listener.py. Invalid when
-    workers are to end TLS and the certificate is no good."""
+    """What makes the host of each protocol; `on_end` and `on_leave` are those of servers/listener.py, `vital` is that
+    of servers/imap/host.py. Invalid when workers are to end TLS and the certificate is no good."""
     driver = driver_options(config)
     imap_services, imap_options = _imap(services, config)
 
@@ -50,6 +51,7 @@ def hosts(
             options=driver,
             on_end=on_end,
             on_leave=on_leave,
+            vital=vital,
         )
 
     def other(protocol: str, handler: Handler) -> HostMaker:

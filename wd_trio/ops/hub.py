@@ -16,6 +16,7 @@ import trio
 
 from wd_trio.adapters.hints import DATAGRAM_BYTES, RESYNC_DATAGRAM, datagrams, encode_hint
 from wd_trio.ops import metrics
+from wd_trio.ops.handoff import CROWDED, CROWDED_PAUSE_S
 from wd_trio.ports.bus import Hint
 
 QUEUE_DATAGRAMS: Final = 1000
@@ -84,12 +85,17 @@ class _Port:
     def offer(self, datagram: bytes) -> None:
         """Queue a datagram, or replace a full queue by one order to resync."""
         if len(self._queue) >= self._most:
-            _dropped.inc(len(self._queue))
-            self._queue.clear()
-            datagram = RESYNC_DATAGRAM
+            self._lose()
+        else:
+            self._queue.append(datagram)
         _relayed.inc()
-        self._queue.append(datagram)
         self._some.set()
+
+    def _lose(self) -> None:
+        """Have one order to resync in place of all that waits."""
+        _dropped.inc(len(self._queue))
+        self._queue.clear()
+        self._queue.append(RESYNC_DATAGRAM)
 
     async def pump(self) -> None:
         while True:
@@ -98,8 +104,11 @@ class _Port:
             while self._queue:
                 try:
                     await self._sock.send(self._queue.popleft(), socket.MSG_NOSIGNAL)
-                except OSError:
-                    return  # it is gone: the reading side ends this port
+                except OSError as error:
+                    if error.errno not in CROWDED:
+                        return  # it is gone: the reading side ends this port
+                    self._lose()
+                    await trio.sleep(CROWDED_PAUSE_S)
 
     def close(self) -> None:
         self._sock.close()

@@ -99,6 +99,10 @@ class Upgrade(_Message, frozen=True):
     slot: int
 
 
+class Leaving(_Message, frozen=True):
+    """Worker → supervisor: it lets go of every connection from now on, whoever told it to, and takes none."""
+
+
 class Drain(_Message, frozen=True):
     """Supervisor → worker: let go of every connection, then exit. `stopping`: the whole server goes, so that health
     says `draining` and sessions end; else other workers go on with them."""
@@ -181,7 +185,7 @@ class Unknown(_Message, frozen=True):
 
 ToWorker: TypeAlias = Boot | Adopt | Drain | Ending | Died | Ping | AskSamples | Metrics
 ToSupervisor: TypeAlias = (
-    Ready | Failed | Adopted | Closed | Moved | Upgrade | Buried | Pong | Samples | AskMetrics
+    Ready | Failed | Adopted | Closed | Moved | Upgrade | Leaving | Buried | Pong | Samples | AskMetrics
 )
 Message: TypeAlias = ToWorker | ToSupervisor | Unknown
 

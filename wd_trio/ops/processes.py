@@ -24,7 +24,8 @@ _IGNORED_BY_PYTHON: Final = (signal.SIGPIPE, signal.SIGXFSZ)
 
 @dataclass(frozen=True, slots=True)
 class Looks:
-    """A process from outside: its age, across execs, and its resident memory; all 0 when there is none."""
+    """A process from outside: its age, across execs, and its resident memory; all 0 when there is none, or nothing
+    to look with."""
 
     age_s: float = 0.0
     memory_bytes: int = 0
@@ -35,7 +36,7 @@ def look(pid: int) -> Looks:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()  # from the third on: the name may hold anything
-    except (FileNotFoundError, ProcessLookupError):
+    except OSError:  # there is none; or no descriptor is left, which is no reason to fail whoever asks
         return Looks()
     born_s = int(fields[22 - 3]) / os.sysconf("SC_CLK_TCK")
     return Looks(

@@ -16,7 +16,7 @@ from typing import Any, Final
 from wd_trio.ops import metrics
 from wd_trio.ops.connections import Connections
 from wd_trio.ops.holding import HoldingStatistics
-from wd_trio.ops.processes import look
+from wd_trio.ops.processes import Looks, look
 from wd_trio.servers.slots import PROTOCOLS, Phase, Standing
 
 PARKED: Final = "wildduck_connections_parked"
@@ -55,6 +55,8 @@ def measure(connections: Connections, worker_pids: Sequence[int]) -> None:
         metrics.connections_secure.labels(protocol).set(counts["secure"])
     metrics.connections_waiting.set(connections.without_worker)
     own = look(os.getpid())
+    if own == Looks():
+        return  # without a descriptor to look with, what was so last is nearer the truth than 0
     metrics.start_seconds.set(time.time() - own.age_s)
     metrics.memory_bytes.labels("supervisor").set(own.memory_bytes)
     metrics.memory_bytes.labels("workers").set(sum(look(pid).memory_bytes for pid in worker_pids))

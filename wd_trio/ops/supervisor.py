@@ -102,7 +102,7 @@ class Supervisor:
             generation=left.generation + 1 if left is not None else 0,
             options=upgrade_options or UpgradeOptions(),
             state=self._leave_state,
-            is_quiet=lambda: not self._entrance.unfinished and self._workers.quiet,
+            is_quiet=self._is_quiet,
             is_stopping=self._is_stopping,
         )
         if left is not None:
@@ -308,6 +308,9 @@ class Supervisor:
 
     def _is_stopping(self) -> bool:
         return self._stop_wanted.is_set()
+
+    def _is_quiet(self) -> bool:
+        return not self._entrance.unfinished and self._workers.quiet and self._securing.holding.quiet
 
     async def _unless_stopped(self, run: Callable[[], Awaitable[list[str]]]) -> list[str]:
         faults = ["the server is stopping"]

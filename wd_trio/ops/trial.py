@@ -34,11 +34,14 @@ log = structlog.get_logger()
 
 OPTION: Final = "--trial"
 TRIAL_S: Final = 30.0
+START_S: Final = 20.0
+"""For the worker alone, so that the trial itself ends one that hangs: nobody else would."""
 DRAIN_S: Final = 2.0
 HARD_S: Final = 5.0
 LAST_WORDS_S: Final = 1.0
 SAID_BYTES: Final = 64_000
 LAST_LINES: Final = 20
+LINE_BYTES: Final = 16_000
 SLOTS: Final = 64
 
 
@@ -104,10 +107,12 @@ async def _collect(stream: trio.lowlevel.FdStream, into: bytearray) -> None:
 
 
 async def _relay(stream: trio.lowlevel.FdStream, last: deque[str]) -> None:
-    """Write what comes to our own standard error, and remember the last lines that say something."""
+    """Write what comes to our own standard error, and remember the last lines that say something. Of one that has no
+    end it is the beginning."""
     rest = b""
     while data := await stream.receive_some():
         *lines, rest = (rest + data).split(b"\n")
+        rest = rest[:LINE_BYTES]
         for line in lines:
             text = line.decode("utf-8", "replace")
             sys.stderr.write(text + "\n")
@@ -162,12 +167,17 @@ async def _one_worker(config: Config, server: str, options: ChildOptions | None 
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(live)
-            await settled.wait()
-            if not over.is_set():
+            with trio.move_on_after(START_S):
+                await settled.wait()
+            if not settled.is_set():
+                nursery.cancel_scope.cancel()  # which kills it
+            elif not over.is_set():
                 await child.drain(deadline_s=DRAIN_S, hard_s=HARD_S, stopping=False)
-            await over.wait()
+                await over.wait()
     finally:
         connections.close()
+    if not settled.is_set():
+        return [f"a worker of the new version was not ready within {START_S:g} s"]
     if child.failure:
         return [child.failure]
     if not child.was_ready:

@@ -3,20 +3,22 @@
 Its arguments are the numbers of inherited descriptors: the control channel, the bus, the table of slots, then the
 API's listeners; all it is to know comes by the first control message. The tree:
 
-    outer nursery         hypercorn, which may be stuck in a send that nothing can cancel
-    └ services            opened before anything is served, closed before hypercorn is given up
-      └ tree              control, signals, bus, change pump, janitor
-        └ hosts           one nursery per protocol, one task per connection
+    outer nursery         control from the first message on; the API, whose WebSockets may be stuck in a send that
+    │                     nothing can cancel
+    └ services            opened before anything is served, closed before the API is given up
+      └ tree              signals, the dead and the gone, sessions, bus, change pump, janitor
+        └ hosts           one nursery per protocol; a task per connection, one for all parked ones
 
-What fails in the tree unexpectedly ends the process with status 1, and the supervisor starts another. Leaving, when
-the supervisor says so or is gone or on SIGTERM: connections move to other workers, or end where the whole server
-goes, within their deadline; then the API ends, then the services close; a thread's timer ends the process after
-HARD_EXIT_S whatever hangs. On the server's way out the API serves to the end of the drain, so that /health can say
-`draining`; a worker that is replaced ends it at once.
+What fails outside a connection's task ends the process where it stands (`_vital`): no connection is unwound, and
+others go on with all of them as after a kill. Leaving, when the supervisor says so or is gone or on SIGTERM:
+connections move to other workers, or end where the whole server goes, within their deadline; then the API ends, then
+the services close; a thread's timer ends the process after HARD_EXIT_S whatever hangs. On the server's way out the
+API serves to the end of the drain, so that /health can say `draining`; a worker that is replaced ends it at once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -121,11 +123,9 @@ class Worker:
     async def _serve(self, boot: messages.Boot) -> int:
         status = EXIT_FAILED
         async with trio.open_nursery() as outer:
-            outer.start_soon(
-                self._listen
-            )  # from the beginning: opening may take its time, but a pulse it has
+            outer.start_soon(_vital, self._listen)  # at once: opening may take its time, but a pulse it has
             async with AsyncExitStack() as stack:
-                stack.callback(lambda: _exit_after(ABANDON_S, status))  # hypercorn may never come to its end
+                stack.callback(lambda: _exit_after(ABANDON_S, status))  # a WebSocket may never come to its end
                 try:
                     services = await stack.enter_async_context(
                         open_services(boot.config, server=boot.server, worker=boot.owner, hub=self._bus)
@@ -145,7 +145,7 @@ class Worker:
                     metrics=self._metrics_text,
                     services=api_services(services, boot.config),
                 )
-                outer.start_soon(self._serve_api, metered(app), boot, api_tls(boot.config))
+                outer.start_soon(_vital, self._serve_api, metered(app), boot, api_tls(boot.config))
                 await self._serve_tree(boot, services)
                 status = 0
             outer.cancel_scope.cancel()
@@ -153,13 +153,14 @@ class Worker:
 
     async def _serve_tree(self, boot: messages.Boot, services: Services) -> None:
         async with trio.open_nursery() as tree:
-            tree.start_soon(self._heed_signals)
-            tree.start_soon(self._report_gone)
-            tree.start_soon(self._bury_dead, services)
-            tree.start_soon(services.sessions.run)
-            tree.start_soon(self._until_hub_ends, services.bus.run)
-            tree.start_soon(self._until_hub_ends, services.hub.run)
-            tree.start_soon(Janitor(services).run)
+            tree.start_soon(_vital, self._heed_signals)
+            tree.start_soon(_vital, self._tell_leaving)
+            tree.start_soon(_vital, self._report_gone)
+            tree.start_soon(_vital, self._bury_dead, services)
+            tree.start_soon(_vital, services.sessions.run)
+            tree.start_soon(_vital, self._until_hub_ends, services.bus.run)
+            tree.start_soon(_vital, self._until_hub_ends, services.hub.run)
+            tree.start_soon(_vital, Janitor(services).run)
             async with trio.open_nursery() as nursery:
                 for protocol, make in self._host_makers(services, boot.config).items():
                     await nursery.start(self._host, protocol, make, services.sessions.rest)
@@ -177,6 +178,7 @@ class Worker:
             slots=self._slots,
             on_end=self._connection_ended,
             on_leave=self._connection_left,
+            vital=_vital,
         )
 
     async def _host(
@@ -228,6 +230,11 @@ class Worker:
         elif self._health is not None:
             self._health.draining = True
         self._leaving.set()
+
+    async def _tell_leaving(self) -> None:
+        """Where it was not the supervisor's idea: who came now would be refused."""
+        await self._leaving.wait()
+        await self._tell(messages.Leaving())
 
     async def _heed_signals(self) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
@@ -309,11 +316,17 @@ class Worker:
         self._some_gone.set()
 
     def _connection_left(self, slot: Slot, why: str, sock: socket.socket, unread: bytes) -> None:
-        sock.close()  # the supervisor has a duplicate
         if why == UPGRADED:
             self._upgrading.append(slot.number)
-        else:
+        elif len(unread) <= messages.MANY_UNREAD_BYTES:
             self._moved[slot.number] = unread
+        else:  # no message takes so much
+            log.warning("connection not moved", connection=f"{slot.id:x}", unread_bytes=len(unread))
+            telemetry.sessions_ended_total.labels(slot.protocol, "not moved").inc()
+            with contextlib.suppress(OSError):  # it may be gone already
+                sock.shutdown(socket.SHUT_RDWR)
+            self._closed.append(slot.number)
+        sock.close()  # the supervisor has a duplicate
         self._some_gone.set()
 
     async def _report_gone(self) -> None:
@@ -407,6 +420,16 @@ async def _bury_first(services: Services, dead: Sequence[str]) -> list[str]:
     except Unavailable as error:
         log.warning("dead workers' sessions not ended yet", owners=len(dead) - len(buried), error=str(error))
     return buried
+
+
+async def _vital(run: Callable[..., Awaitable[None]], *arguments: object) -> None:
+    """Run something that this worker cannot be without. Where that fails, the process ends as it stands: to unwind
+    would shut every connection that others could go on with."""
+    try:
+        await run(*arguments)
+    except Exception:
+        log.exception("worker failed")
+        os._exit(EXIT_FAILED)
 
 
 def _exit_after(seconds: float, status: int) -> None:

@@ -81,6 +81,10 @@ class Keeper:
                 await child.run()
             except OSError as error:  # no process could be made: the machine is short of something
                 child.failure = str(error)
+            except (
+                Exception
+            ):  # a defect of ours costs this worker, whose connections others have, and not the server
+                log.exception("worker not led", slot=self.slot, worker_pid=child.pid)
             self._on_death(child)
             if self._retired:
                 return

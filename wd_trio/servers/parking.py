@@ -24,9 +24,11 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from functools import wraps
+from itertools import islice
+from typing import Concatenate, Final, ParamSpec
 
 import structlog
 import trio
@@ -45,6 +47,8 @@ from wd_trio.servers.slots import MAILBOX_AT, USER_AT, Phase, Progress, Slot, Sl
 from wd_trio.service.parked import SessionFacts
 
 log = structlog.get_logger()
+
+P = ParamSpec("P")
 
 TICK_S: Final = 1.0
 ROUND_TICKS: Final = 16
@@ -72,6 +76,23 @@ class ParkingOptions:
 
     for_news: int = 64
     by_input: int = 256
+
+
+def _alone(
+    look: Callable[Concatenate[Parking, int, P], None],
+) -> Callable[Concatenate[Parking, int, P], None]:
+    """What fails for one connection ends that one and no other."""
+
+    @wraps(look)
+    def guarded(lot: Parking, number: int, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            look(lot, number, *args, **kwargs)
+        except Exception:
+            log.exception("parked connection failed", slot=number)
+            if number in lot._parked:
+                lot._end(number, "error")
+
+    return guarded
 
 
 class Parking:
@@ -248,6 +269,7 @@ class Parking:
             for descriptor, events in self._epoll.poll(0, BATCH):
                 self._stirred(self._parked.number(descriptor), events)
 
+    @_alone
     def _stirred(self, number: int, events: int) -> None:
         """Something came from a client, or its end."""
         if events & ~select.EPOLLIN and self._has_ended(number):
@@ -297,6 +319,7 @@ class Parking:
         for number in list(self._by_mailbox.find(mailbox_id)):
             self._tell(number, previous_modseq, modseq, changes)
 
+    @_alone
     def _tell(self, number: int, previous_modseq: int, modseq: int, changes: Changes | None) -> None:
         """An idler's mailbox changed."""
         slot = self._slots.at(number)
@@ -348,6 +371,7 @@ class Parking:
         self._awake_for_news = {number: at for number, at in self._awake_for_news.items() if at > begun}
         self._let_in()
 
+    @_alone
     def _look(self, number: int, now_s: int) -> None:
         parked, slot = self._parked, self._slots.at(number)
         if now_s >= slot.until_s:
@@ -388,20 +412,18 @@ class Parking:
         while True:
             await self._some_to_check.wait()
             self._some_to_check = trio.Event()
-            while numbers := self._next_to_check():
+            while numbers := list(islice(self._yet_to_check(), MANY_MAILBOXES)):
                 await self._check_some(numbers)
 
-    def _next_to_check(self) -> list[int]:
-        numbers = [self._to_check.popleft() for _ in range(min(len(self._to_check), MANY_MAILBOXES))]
-        if not numbers:
-            for number in self._parked.numbers(self._check_from):
-                if len(numbers) == MANY_MAILBOXES:
-                    self._check_from = number
-                    break
-                numbers.append(number)
+    def _yet_to_check(self) -> Iterator[int]:
+        """Those with a mailbox to look at; what was taken from here does not come again."""
+        while self._to_check or self._check_from < self._parked.beyond:
+            if self._to_check:
+                number = self._to_check.popleft()
             else:
-                self._check_from = _NEVER_S
-        return [n for n in numbers if n in self._parked and self._parked.marked(n, _WATCHING)]
+                number, self._check_from = self._check_from, self._check_from + 1
+            if number in self._parked and self._parked.marked(number, _WATCHING):
+                yield number
 
     async def _check_some(self, numbers: Collection[int]) -> None:
         """Unpark those whose mailboxes do not stand where they were told."""
@@ -421,9 +443,8 @@ class Parking:
             if slot.mailbox == mailbox and slot.expunges_told == told and highest.get(mailbox) != told:
                 self._unpark_for_news(number)
 
-    def _those(self, numbers: Collection[int]) -> Iterator[tuple[int, Slot]]:
-        for number in numbers:
-            yield number, self._slots.at(number)
+    def _those(self, numbers: Iterable[int]) -> Iterator[tuple[int, Slot]]:
+        return ((number, self._slots.at(number)) for number in numbers)
 
     # -- the sessions' documents
 
@@ -457,10 +478,7 @@ class Parking:
             self._part(slot.number, Kicked(reason))
 
     def _having(self, ids: Collection[str]) -> Iterator[Slot]:
-        for number in self._parked.numbers():
-            slot = self._slots.at(number)
-            if slot.session in ids:
-                yield slot
+        return (slot for _, slot in self._those(self._parked.numbers()) if slot.session in ids)
 
     # -- leaving
 

@@ -242,11 +242,16 @@ class Maildrops:
         # Those expunged meanwhile have no number: nobody has been told of them.
         return Maildrop(opened.mailbox, found, sizes, self._messages, never=uids - found)
 
-    async def reopen(self, user_id: str, holder: str, told: Told, state: Json) -> Maildrop:
-        """The maildrop that another process of this server opened for `holder`, from its `told` and the `state` that
-        the session's record has. Outdated when it cannot be had as it was; Conflict when the lock was lost to another
-        session; NotFound; Unavailable: then it may be asked for again. Whatever comes of it, give it back."""
+    async def hold_on(self, user_id: str, holder: str) -> None:
+        """Have the lock that another process of this server took for `holder`: before that one's locks end with it, or
+        somebody else may get in between. Conflict when it was lost to another session; Unavailable. Whatever comes of
+        it, give it back."""
         await self._lock(user_id, holder)
+
+    async def reopen(self, user_id: str, told: Told, state: Json) -> Maildrop:
+        """The maildrop that another process of this server opened, from its `told` and the `state` that the session's
+        record has, for who holds on to the lock. Outdated when it cannot be had as it was; NotFound; Unavailable: then
+        it may be asked for again."""
         opened, uids = await self._mailboxes.open(user_id, INBOX)
         mailbox = opened.mailbox
         if mailbox.uid_validity != told.uid_validity:

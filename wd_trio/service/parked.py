@@ -105,7 +105,8 @@ class ParkedSessions:
         self._unended: set[str] = set()
         self._untaken: set[str] = set()
         self._something = trio.Event()
-        self._taking = trio.Lock()
+        self.taking = trio.Lock()
+        """Held while documents are taken over."""
 
     def __len__(self) -> int:
         return sum(len(lot) for lot in self._lots)
@@ -185,7 +186,7 @@ class ParkedSessions:
             log.warning("sessions not taken over yet", error=str(error), count=len(self._untaken))
 
     async def _take_over(self) -> None:
-        async with self._taking:
+        async with self.taking:
             for ids in slices(list(self._untaken)):
                 some = [id_ for id_ in ids if id_ in self._untaken]
                 if not some:

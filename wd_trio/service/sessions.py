@@ -333,11 +333,11 @@ class Sessions:
             nursery.start_soon(self.parked.run)
 
     async def rest(self) -> None:
-        """Write no more batches, and wait for the one that is being written, for a while: other workers take the
+        """Write no more batches, and wait for what is being written or taken over, for a while: other workers take the
         sessions over now, and what came late would take them back."""
         self._resting = True
         with trio.move_on_after(REST_S):
-            async with self._writing:
+            async with self._writing, self.parked.taking:
                 pass
 
     async def _write_now_and_then(self) -> None:

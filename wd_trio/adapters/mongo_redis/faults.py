@@ -1,6 +1,7 @@
 """The MongoDB driver's exceptions become the house's errors, here and nowhere else.
 
-Whatever passes by itself (no primary, a step-down, a time-out, a full disk, refused credentials) is Unavailable.
+Whatever passes by itself (no primary, a step-down, a time-out, a full disk, refused credentials) is Unavailable, and
+Uncertain where it is not known whether a transaction was committed.
 A unique index that the code did not look at itself is Conflict. Values that BSON cannot hold (lone surrogates,
 integers beyond 64 bits, oversize) are the caller's fault: Invalid. What says that the code asked wrongly is a bug
 and passes as it is, so that it ends one connection and opens no breaker.
@@ -27,6 +28,8 @@ from wd_trio import errors
 
 _log = structlog.get_logger("wd_trio.mongodb")
 
+UNKNOWN_COMMIT: Final = "UnknownTransactionCommitResult"
+"""The driver's label of an error behind which a transaction may be committed or not."""
 DUPLICATE_KEY: Final = 11000
 _OVERSIZE: Final = frozenset({10334, 15, 17419, 17420})  # BSONObjectTooLarge, Overflow (nested too deep), …
 _BUGS: Final = frozenset({2, 9, 14, 59, 72, 73, 263})  # BadValue, …, OperationNotSupportedInTransaction
@@ -67,6 +70,8 @@ def translated(error: PyMongoError) -> errors.WdError:
     if isinstance(error, OperationFailure) and error.code in _OVERSIZE:
         return errors.Invalid(text, what="value")
     _log.warning("database_unavailable", error=text[:500])
+    if error.has_error_label(UNKNOWN_COMMIT):
+        return errors.Uncertain(text, what="mongodb")
     return errors.Unavailable(text, what="mongodb")
 
 

@@ -81,17 +81,18 @@ class RedisLimits:
 
 
 def release_noted(server: str, owner: str | None) -> Steps[int]:
-    """End the claims that a server noted, of one owner or (None) of all; how many there were."""
+    """End the claims that a server noted, of one owner or (None) of all; how many there were. One that another worker
+    takes over meanwhile stays, with its note."""
     (noted,) = yield [("HGETALL", _notes(server))]
-    mine = [
-        (note.decode(), whose.decode())
+    mine = {
+        note.decode(): whose.decode()
         for note, whose in zip(noted[::2], noted[1::2], strict=True)
         if owner is None or whose.decode() == owner
-    ]
+    }
     if not mine:
         return 0
-    released = yield [_release(note, whose) for note, whose in mine]
-    yield [("HDEL", _notes(server), *(note for note, _ in mine))]
+    released = yield [_release(note, whose) for note, whose in mine.items()]
+    yield [scripts.unnote(_notes(server), mine)]
     return sum(answer is not None for answer in released)
 
 

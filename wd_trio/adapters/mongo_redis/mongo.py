@@ -40,7 +40,7 @@ from pymongo.write_concern import WriteConcern
 
 from wd_trio import errors
 from wd_trio.adapters.mongo_redis import indexes
-from wd_trio.adapters.mongo_redis.faults import engine_faults
+from wd_trio.adapters.mongo_redis.faults import UNKNOWN_COMMIT, engine_faults
 from wd_trio.telemetry import commits_total, round_trip
 
 log = structlog.get_logger()
@@ -56,7 +56,6 @@ _AVERAGED: Final = 8  # transactions
 _STRAYS: Final = 1000  # sessions
 _NAMESPACE_EXISTS: Final = 48
 _TRANSIENT: Final = "TransientTransactionError"
-_UNKNOWN_COMMIT: Final = "UnknownTransactionCommitResult"
 CALL_S: Final = 4.5
 """What a call of several steps may take altogether, of the 5 s after which nobody waits for it any more."""
 
@@ -211,8 +210,8 @@ class Mongo:
     def transaction(self, work: Callable[[ClientSession], T]) -> T:
         """What `work` returned, once its transaction has been committed; it may be run several times.
 
-        A WdError of `work` ends the transaction and passes. Unavailable when it cannot be committed, or cannot be
-        known to be, by the deadline.
+        A WdError of `work` ends the transaction and passes. Unavailable when it cannot be committed by the deadline,
+        Uncertain when it cannot be known whether it was.
         """
         with engine_faults(), bounded(self.options.deadline_s) as deadline:
             self._end_strays()
@@ -293,7 +292,7 @@ class Mongo:
                 session.commit_transaction()
             except PyMongoError as error:
                 wait_s = random.uniform(0, self.options.max_backoff_s)
-                if not error.has_error_label(_UNKNOWN_COMMIT) or time.monotonic() + wait_s > deadline:
+                if not error.has_error_label(UNKNOWN_COMMIT) or time.monotonic() + wait_s > deadline:
                     raise
             else:
                 return

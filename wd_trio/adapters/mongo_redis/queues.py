@@ -98,7 +98,7 @@ class Queues(Generic[C]):
             waited_s = time.monotonic() - batch[0].came_at
             outcomes = self._run(user_id, [waiting.call for waiting in batch], waited_s)
         finally:
-            lost = Outcome(None, errors.Unavailable("its leader ended", what="mongodb"))
+            lost = Outcome(None, errors.Uncertain("its leader ended", what="mongodb"))
             with self._mutex:
                 for place, waiting in enumerate(batch):
                     waiting.outcome = outcomes[place] if place < len(outcomes) else lost

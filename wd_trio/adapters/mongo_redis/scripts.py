@@ -8,7 +8,7 @@ server that has not seen it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from typing import Final
 
@@ -48,6 +48,7 @@ _RELEASE: Final = _load("release")
 _RESIGN: Final = _load("resign")
 _STRIKE: Final = _load("strike")
 _STRIKES: Final = _load("strikes")
+_UNNOTE: Final = _load("unnote")
 _VOUCH: Final = _load("vouch")
 
 
@@ -98,6 +99,11 @@ def claim(key: str, *, holder: str, owner: str, most: int, live: Iterable[str]) 
 def release(key: str, *, holder: str, owner: str = "") -> Command:
     """Give a place back, if it is the owner's ("": whosever). Answers whose it was, None for nobody's."""
     return _run(_RELEASE, [key], holder, owner)
+
+
+def unnote(notes: str, owners: Mapping[str, str]) -> Command:
+    """Strike out a server's notes, but those that are another owner's by now."""
+    return _run(_UNNOTE, [notes], *(part for note in owners.items() for part in note))
 
 
 def strike(key: str, *, offset_ms: int, window_ms: int) -> Command:

@@ -158,7 +158,7 @@ class RedisSessions:
             for id_, text in zip(held[::2], held[1::2], strict=True)
             if (about := _about.decode(text)) and worker in (None, about.worker)
         }
-        return (yield from _end_held(self.link, server, theirs))
+        return (yield from _end_held(self.link, server, theirs, worker))
 
     @writes("state")
     @steps
@@ -294,12 +294,14 @@ def _remove(link: RedisLink, documents: Sequence[SessionDocument]) -> Steps[None
 
 
 def _end_held(
-    link: RedisLink, server: str, held: Mapping[str, _About | None]
+    link: RedisLink, server: str, held: Mapping[str, _About | None], worker: str | None = None
 ) -> Steps[list[SessionDocument]]:
     """End sessions that a server's index tells of; what they were. Those that another server has by now are only
-    struck from the index. Of one whose document expired, the index tells the rest."""
+    struck from the index; those that another than the one `worker` has are left alone. Of one whose document expired,
+    the index tells the rest."""
     found = yield from _read(list(held))
-    theirs = {document.id: document for document in found if document.server == server}
+    left = {one.id for one in found if one.server == server and worker not in (None, one.worker)}
+    theirs = {one.id: one for one in found if one.server == server and one.id not in left}
     expired = held.keys() - {document.id for document in found}
     rest = {
         id_: SessionDocument(
@@ -316,7 +318,7 @@ def _end_held(
     }
     ended = theirs | rest
     yield from _remove(link, list(ended.values()))
-    if strays := [id_ for id_ in held if id_ not in ended]:
+    if strays := [id_ for id_ in held if id_ not in ended and id_ not in left]:
         yield [_dropped(server, strays)]
     return [ended[id_] for id_ in held if id_ in ended]
 

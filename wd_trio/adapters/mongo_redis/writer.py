@@ -59,7 +59,7 @@ class Writer:
         self._queues: Queues[Change[object]] = Queues(self._run, wait_s=_WAIT_S)
 
     def do(self, user_id: str, change: Change[T]) -> T:
-        """What the change came to, committed. Unavailable; whatever the change raises."""
+        """What the change came to, committed. Unavailable, Uncertain; whatever the change raises."""
         return cast(T, self._queues.do(user_id, cast("Change[object]", change)))
 
     def _run(
@@ -71,7 +71,7 @@ class Writer:
             with bounded(left_s):
                 return self._together(user_id, changes)
         except errors.Unavailable as error:
-            return [Outcome(None, errors.Unavailable(str(error), what=error.what)) for _ in changes]
+            return [Outcome(None, type(error)(str(error), what=error.what)) for _ in changes]
         except Exception as error:
             if len(changes) == 1:
                 return [Outcome(None, error)]

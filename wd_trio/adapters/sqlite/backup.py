@@ -26,7 +26,7 @@ from wd_trio import errors
 from wd_trio.adapters.sqlite import disk, mailboxes, schema
 from wd_trio.adapters.sqlite.connection import SqliteOptions, connect, use_wal
 from wd_trio.adapters.sqlite.faults import engine_faults, is_damaged
-from wd_trio.adapters.sqlite.locks import TurnLock
+from wd_trio.adapters.sqlite.locks import TurnLock, UsersLock
 
 _STEP_PAGES: Final = 1024
 _MODSEQ_JUMP: Final = 1 << 20  # above what mailboxes had that were removed since, too
@@ -59,7 +59,8 @@ def backup(source: Path, target: Path, progress: Progress | None = None) -> None
 def restore(source: Path, target: Path, progress: Progress | None = None) -> None:
     """Replace all that is in the database `target` by what the backup `source` holds.
 
-    Invalid when `source` is no sound backup or of a newer schema; Unavailable when the writer's turn was not to be
+    Invalid when `source` is no sound backup or of a newer schema, or `target` of an older one while a server has it
+    open; Unavailable when the writer's turn was not to be
     had or the disk fails. In each case `target` is as before. See above for what sessions and clients notice.
     """
     if not source.is_file():
@@ -70,11 +71,13 @@ def restore(source: Path, target: Path, progress: Progress | None = None) -> Non
         _prepare(source, scratch)
         disk.create_private(target)
         lock = TurnLock(target.with_name(target.name + ".lock"))
+        users = UsersLock(target.with_name(target.name + ".users"))
         try:
             options = SqliteOptions()
             with lock.held(options.lock_timeout_s), engine_faults():
-                _replace(scratch, target, options, progress)
+                _replace(scratch, target, options, users, progress)
         finally:
+            users.leave()
             lock.close()
 
 
@@ -106,13 +109,15 @@ def _require_sound(copy: sqlite3.Connection) -> None:
     schema.require_known(version, schema.STORE_SCHEMA)
 
 
-def _replace(scratch: Path, target: Path, options: SqliteOptions, progress: Progress | None) -> None:
+def _replace(
+    scratch: Path, target: Path, options: SqliteOptions, users: UsersLock, progress: Progress | None
+) -> None:
     with (
         closing(sqlite3.connect(scratch, isolation_level=None)) as prepared,
         closing(_open_live(target, options)) as live,
     ):
         version = schema.version_of(live)
-        schema.require_known(version, schema.STORE_SCHEMA)
+        schema.require_usable(version, schema.STORE_SCHEMA, users.try_alone)
         _redate(prepared, *(_given(live) if version else (0, 0)))
         use_wal(live)
         prepared.backup(live, pages=_STEP_PAGES, progress=_reporting(progress))

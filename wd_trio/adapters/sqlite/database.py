@@ -31,7 +31,7 @@ from wd_trio.adapters.lanes import make_way
 from wd_trio.adapters.sqlite import disk, schema
 from wd_trio.adapters.sqlite.connection import SqliteOptions, connect, roll_back, savepoint, use_wal
 from wd_trio.adapters.sqlite.faults import engine_faults, is_damaged
-from wd_trio.adapters.sqlite.locks import LeaderLock, TurnLock
+from wd_trio.adapters.sqlite.locks import LeaderLock, TurnLock, UsersLock
 from wd_trio.telemetry import commits_total, round_trip
 
 _log = structlog.get_logger("wd_trio.sqlite")
@@ -61,8 +61,8 @@ class _Joined(threading.local):
 class SqliteDatabase:
     """A database file, opened and brought to the newest schema. Thread-safe; `close()` ends it.
 
-    Raises errors.Invalid when the path is not on a local disk or the file is of a newer schema,
-    errors.Unavailable when it cannot be opened.
+    Raises errors.Invalid when the path is not on a local disk or the file is of a newer schema, or of an older one
+    while others have it open; errors.Unavailable when it cannot be opened.
     """
 
     def __init__(
@@ -86,14 +86,17 @@ class SqliteDatabase:
         try:
             disk.create_private(path)
             self._turn = TurnLock(path.with_name(path.name + ".lock"))
+            self._users = UsersLock(path.with_name(path.name + ".users"))
         except OSError as error:
             raise errors.Unavailable(f"cannot open {path}: {error}", what="sqlite") from error
         self._leader = LeaderLock(path.with_name(path.name + ".leader"))
         try:
             with engine_faults(), self._turn.held(self.options.lock_timeout_s):
                 self._writer = self._open_writer(tables)
+                self._users.join()
         except BaseException:
             self._turn.close()
+            self._users.leave()
             raise
         disk.sync_folder(path.parent)
 
@@ -112,7 +115,7 @@ class SqliteDatabase:
     def _migrated(self, tables: schema.Schema) -> sqlite3.Connection:
         connection = connect(self.path, self.options, writer=True)
         try:
-            schema.require_known(schema.version_of(connection), tables)
+            schema.require_usable(schema.version_of(connection), tables, self._users.try_alone)
             use_wal(connection)
             schema.migrate(connection, tables, self.now())
         except BaseException:
@@ -324,6 +327,7 @@ class SqliteDatabase:
             self._closed = True
             self._writer.close()
             self._turn.close()
+            self._users.leave()
         self._leader.resign()
         self._close_readers()
 

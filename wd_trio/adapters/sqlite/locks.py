@@ -1,4 +1,4 @@
-"""Locks between processes: the writer's turn, and who leads.
+"""Locks between processes: the writer's turn, who leads, and who is there.
 
 SQLite's own waiting polls and starves; flock(2) sleeps in the kernel and ends with its process, however that
 dies. flock knows no timeout, so a wait is done by a helper thread, started when first needed: the writer waits
@@ -129,6 +129,25 @@ class LeaderLock:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+class UsersLock:
+    """Who has the file open: all who do share this lock, and who is to change its tables must have it alone, or
+    programs of another version would go on with tables that they do not know."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = _open(path)
+
+    def join(self) -> None:
+        """Be one of the users. Never waits under the writer's lock, where alone others are kept out."""
+        fcntl.flock(self._file, fcntl.LOCK_SH)
+
+    def try_alone(self) -> bool:
+        """Keep all others out, until `join` or `leave`; False when there are some."""
+        return _try_flock(self._file)
+
+    def leave(self) -> None:
+        os.close(self._file)
 
 
 def _open(path: Path) -> int:

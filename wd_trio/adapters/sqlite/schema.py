@@ -28,7 +28,7 @@ Integers `mailbox`, `content`, `blob` are internal; outside, ids are 24 hex digi
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
 from wd_trio import errors
@@ -288,6 +288,18 @@ def require_known(version: int, schema: Schema) -> None:
         raise errors.Invalid(
             f"the database has schema {version}, this program knows schemas up to {len(schema)}: "
             "run the newer program, or restore a backup made by this one",
+            what="store.url",
+        )
+
+
+def require_usable(version: int, schema: Schema, try_alone: Callable[[], bool]) -> None:
+    """errors.Invalid for a version that this program does not know, or for an older one while another program, which
+    would not know ours, has the database open. `try_alone` keeps others out, and says whether there were none."""
+    require_known(version, schema)
+    if 0 < version < len(schema) and not try_alone():
+        raise errors.Invalid(
+            f"the database has schema {version}, this program needs {len(schema)}, and another program has it open: "
+            "stop the server, then start the new one",
             what="store.url",
         )
 

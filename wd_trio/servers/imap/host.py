@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import trio
@@ -32,8 +32,10 @@ class ImapHost:
         parking: ParkingOptions | None = None,
         on_end: Callable[[Slot], None],
         on_leave: Callable[[Slot, str, socket.socket, bytes], None],
+        vital: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]] = lambda run: run(),
     ) -> None:
-        """As a ConnectionHost. `on_leave` is told of those that go on in other processes only."""
+        """As a ConnectionHost. `on_leave` is told of those that go on in other processes only; `vital` runs what must
+        not fail: all parked connections hang on it."""
         self._services = services
         self._imap = imap
         self._on_end = on_end
@@ -55,7 +57,7 @@ class ImapHost:
             on_end=self._ended,
             on_leave=self._left,
         )
-        nursery.start_soon(self.parking.run)
+        nursery.start_soon(vital, self.parking.run)
 
     def __len__(self) -> int:
         return len(self.awake) + len(self.parking)

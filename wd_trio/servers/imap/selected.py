@@ -33,6 +33,7 @@ class Selected:
         mailbox = opened.mailbox
         modseq = mailbox.highest_modseq
         self.read_only = read_only
+        self._keywords_told = view is None
         if view is None:
             view = View(Told(mailbox.uid_validity, mailbox.uid_next, modseq, modseq), uids)
         self.view = view
@@ -47,7 +48,7 @@ class Selected:
 
     @property
     def keywords(self) -> list[str]:
-        """The keywords told so far in FLAGS."""
+        """Those of the mailbox, as far as this session knows: what FLAGS is to tell."""
         return sorted(self._keywords)
 
     def close(self) -> None:
@@ -127,8 +128,11 @@ class Selected:
         return encode.fetch_line(seq, b" ".join(items))
 
     def new_keywords(self, texts: Iterable[str]) -> Iterator[bytes]:
-        """A fresh FLAGS response where messages' keywords hold such as the client has not been told of."""
-        fresh = {word for text in texts if text for word in text.split()} - self._keywords
-        if fresh:
-            self._keywords |= fresh
+        """A fresh FLAGS response where messages' keywords hold such as the client has not been told of. One that goes
+        on from a slot may have been told of any or none: it hears of all once more, with the first that it is shown.
+        """
+        words = {word for text in texts if text for word in text.split()}
+        if words - self._keywords or (words and not self._keywords_told):
+            self._keywords |= words
+            self._keywords_told = True
             yield encode.flags([*encode.SYSTEM_FLAG_NAMES, *self.keywords])

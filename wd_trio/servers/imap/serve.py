@@ -3,7 +3,8 @@
 A connection comes new, or from where its slot says it stands (resume.py); it ends, or goes on elsewhere: with another
 worker when this one is replaced, in the lot (servers/parking.py) when its client is quiet.
 
-Handlers (handlers/) are found by the type of the command; a domain error becomes a tagged NO here, once.
+Handlers (handlers/) are found by the type of the command; a domain error becomes a tagged NO here, once. But not one
+behind which a write may have been done: a NO that is not true would make clients do it twice, so the connection ends.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import structlog
 import trio
 
 from wd_trio import telemetry
-from wd_trio.errors import WdError
+from wd_trio.errors import Uncertain, WdError
 from wd_trio.proto.imap import encode
 from wd_trio.proto.imap.events import AppendEvent, CommandEvent, Fatal, Reply
 from wd_trio.proto.imap.machine import State
@@ -37,7 +38,7 @@ from wd_trio.servers.imap.handlers.idle import go_on_idling
 from wd_trio.servers.imap.options import PROTOCOL, ImapOptions, ImapServices
 from wd_trio.servers.imap.resume import EngineAway, OutcomeUnknown, resume
 from wd_trio.servers.imap.session import ImapSession, Lot, MailboxLost
-from wd_trio.servers.slots import Phase
+from wd_trio.servers.slots import Phase, Progress
 
 log = structlog.get_logger()
 
@@ -141,6 +142,8 @@ async def _guarded(
     try:
         await handler(session, tag, argument)
     except WdError as error:
+        if isinstance(error, Uncertain) and session.connection.slot.progress & Progress.WRITING:
+            raise OutcomeUnknown from error
         code, text = wire.answer(error)
         log.info(
             "command refused",

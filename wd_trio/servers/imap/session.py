@@ -296,6 +296,7 @@ class ImapSession:
         """The stream cannot be followed in the middle of a command: say so and end the connection."""
         self.write(last_words)
         await self.flush()
+        await self.connection.finish("protocol")
         raise ConnectionOver("protocol")
 
     # The selected mailbox

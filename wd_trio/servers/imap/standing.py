@@ -159,7 +159,7 @@ class Keeper:
         slot.mailbox = selected.place.mailbox_id if selected is not None else ""
         slot.attempts = min(session.failed_logins, 255)
         slot.user_agent = cut(session.user_agent, USER_AGENT_BYTES)
-        if len(session.idle_tag) <= TAG_BYTES:
+        if 0 < len(session.idle_tag) <= TAG_BYTES:  # else the field is the command's, which may be in progress
             slot.tag = session.idle_tag
         if record is not None:
             assert session.login is not None  # who has a session has logged in

@@ -1,8 +1,9 @@
 """Going on with a POP3 connection that another worker served, from its slot and the session's record.
 
 - Before log-in the slot says all: whether USER was said, and which name.
-- After it the session is taken over and the maildrop opened again, with the same numbers and marks. What was rebuilt
-  is checked against how many messages the client knows of; what cannot be had as it was ends the connection.
+- After it the lock on the maildrop and the session are taken over, in this order, and the maildrop is opened again,
+  with the same numbers and marks. What was rebuilt is checked against how many messages the client knows of; what
+  cannot be had as it was ends the connection.
 - A command that was in progress, of which nothing was said, is answered: -ERR [SYS/TEMP], and it has not happened.
   DELE and RSET may have been written to the record: it says so by the command's serial, and then they have happened.
   Whether QUIT removed messages nobody knows: the connection is closed without a word.
@@ -53,10 +54,10 @@ async def resume(session: Pop3Session) -> None:
     what else ends or moves the connection meanwhile: the slot is then as it was."""
     slot = session.connection.slot
     reply = replies.INTERRUPTED
-    if slot.progress & Progress.WRITING and slot.command == NUMBERS[c.Quit]:
-        raise ConnectionOver("outcome unknown")
     if slot.phase == Phase.OPEN:
         try:
+            if slot.progress & Progress.WRITING and slot.command == NUMBERS[c.Quit]:
+                raise ConnectionOver("outcome unknown")
             record = await _reopen(session)
         except Moving:
             raise
@@ -76,14 +77,12 @@ async def resume(session: Pop3Session) -> None:
 
 async def _reopen(session: Pop3Session) -> Session:
     """The session's record, once its maildrop is open again; for some time, whatever ails the engine."""
-    slot, connection = session.connection.slot, session.connection
     record: Session | None = None
     until = trio.current_time() + RESUME_S
     while True:
-        connection.heed()
+        session.connection.heed()
         try:
-            if record is None:
-                record = await session.services.sessions.resume(slot.session, kick=connection.kick)
+            record = record or await session.take_over()
             if record is None:
                 raise CannotGoOn("session gone")
             await session.enter_again(record)

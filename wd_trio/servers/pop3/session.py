@@ -59,9 +59,10 @@ class Pop3Session:
         self.upgrading = False
         """Whether TLS begins after the reply under way."""
         self._drop: Maildrop | None = None
-        self._locked = False  # whether a lock on the maildrop is to be given back
         self._record: Session | None = None
         slot = connection.slot
+        self._locked = slot.user if slot.phase == Phase.OPEN else ""
+        """Whose maildrop is locked for this connection, and to be given back."""
         arrived = slot.phase == Phase.ARRIVED
         if not slot.until_s:
             slot.until_s = math.ceil(time.monotonic() + options.login_timeout_s)
@@ -182,8 +183,11 @@ class Pop3Session:
             await self._note_for_good()
         unread = self.engine.take_unread() + self.connection.unread
         record, self._record = self._record, None
+        self._locked = ""
         if record is not None:
             self.services.sessions.let_go(record)
+        else:  # where there is one, it is the next worker's to take over, and no more this one's
+            self.services.sessions.parked.let_go(self.connection.slot.session)
         self.connection.leave(MOVED, unread)
         return MOVED
 
@@ -253,17 +257,22 @@ class Pop3Session:
         except BaseException:
             await self.leave()
             raise
-        self._locked = True
+        self._locked = login.user_id
         self._record.note(selected=self._drop.mailbox_id, state=self._drop.state)
 
+    async def take_over(self) -> Session | None:
+        """Have the lock and the session that another worker had; None where the session's record is gone. The lock
+        first: what that worker held ends once its connections have arrived. Conflict when somebody else has it."""
+        slot, connection = self.connection.slot, self.connection
+        await self.services.maildrops.hold_on(slot.user, connection.peer.id)
+        self._record = await self.services.sessions.resume(slot.session, kick=connection.kick)
+        return self._record
+
     async def enter_again(self, record: Session) -> None:
-        """Go on, in the TRANSACTION state, with a session that another worker had. Errors of `Maildrops.reopen`."""
+        """Go on, in the TRANSACTION state, with a session that was taken over. Errors of `Maildrops.reopen`."""
         slot = self.connection.slot
-        self._record, self._locked = record, True
         told = Told(slot.uid_validity, slot.uid_next, slot.expunges_told, slot.flags_told)
-        self._drop = await self.services.maildrops.reopen(
-            record.user_id, self.connection.peer.id, told, record.document.state
-        )
+        self._drop = await self.services.maildrops.reopen(record.user_id, told, record.document.state)
         self.engine.resume(State.TRANSACTION)
 
     def forsake(self) -> None:
@@ -274,11 +283,11 @@ class Pop3Session:
     async def leave(self) -> None:
         """Give back what the connection holds, also on the way out of a cancelled one. Idempotent."""
         self._drop = None
-        locked, self._locked = self._locked, False
+        user_id, self._locked = self._locked, ""
         record, self._record = self._record, None
+        if user_id:
+            await self.services.maildrops.close(user_id, self.connection.peer.id)
         if record is not None:
-            if locked:
-                await self.services.maildrops.close(record.user_id, self.connection.peer.id)
             await self.services.sessions.end(record)
 
     async def close(self) -> None:

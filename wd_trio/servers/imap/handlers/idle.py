@@ -5,6 +5,8 @@ A silent idler is sent a line now and then, so that middleboxes keep its connect
 
 from __future__ import annotations
 
+import trio
+
 from wd_trio.proto.imap import commands as c
 from wd_trio.proto.imap import encode
 from wd_trio.proto.imap.events import Fatal, IdleDone, Reply
@@ -15,6 +17,7 @@ from wd_trio.servers.imap.session import ImapSession, MailboxLost
 async def handle_idle(session: ImapSession, tag: str, _command: c.Idle) -> None:
     session.write(session.engine.begin_idle())
     session.idle_tag = tag
+    session.heard_at = trio.current_time()
     session.touch()
     await go_on_idling(session)
 

@@ -32,6 +32,7 @@ async def tell_missed(session: ImapSession, selected: Selected, resync: c.Resync
     gone = known if since.gone is None else known & since.gone
     await tell_gone(session, view, gone.between(matched_uid(view, resync.match) + 1, view.uid_next))
     async for rows in since.changed:
+        selected.shown(rows.modseqs)  # of which some may be later than the opening
         for line in selected.new_keywords(rows.keywords.values()):
             session.write(line)
         session.write(encode.fetch_flags(view.seqs(rows.uids), rows, uid=True, flags=True, modseq=True))
