@@ -60,7 +60,7 @@ def _words(error: WdError) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="wd-trio",
-        description="A stateless mail store: IMAP, LMTP and an HTTP API.",
+        description="A stateless mail store: IMAP, POP3, LMTP and an HTTP API.",
         parents=[_common(default=None)],
     )
     common = _common(default=argparse.SUPPRESS)  # so that a command does not undo what was said before it
