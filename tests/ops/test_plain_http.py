@@ -123,6 +123,7 @@ def test_what_is_not_plain(data: bytes) -> None:
     st.sampled_from([b".", b"..", b""]),
 )
 @example(200, [(b"content-length", b"1"), (b"x-a", b"a b")], b".")
+@example(200, [(b"content-length", b"1"), (b"content-length", b"1")], b".")
 def test_plain_answers_are_h11s(status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
     answer = plain_answer(status, headers, body)
     if answer is None:

@@ -69,7 +69,7 @@ def plain_answer(status: int, headers: Iterable[Header], body: bytes) -> bytes |
         return None
     length = b""
     for name, value in headers:
-        if name == b"content-length":
+        if name == b"content-length" and not length:
             length = value
         elif name in _GOVERNING:
             return None
