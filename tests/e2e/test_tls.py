@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import imaplib
 import json
 import os
@@ -22,6 +23,7 @@ from served import Account, Served
 
 MAIL = b"From: a@example.org\r\nSubject: under TLS\r\n\r\nHello\r\n"
 HOST = "127.0.0.1"
+ALERT = b"\x15"
 
 
 @pytest.fixture(scope="module", params=["holder", "workers"])
@@ -136,8 +138,11 @@ def test_api(server: Served, context: ssl.SSLContext) -> None:
     ("protocol", "lines"),
     [
         ("imap", [b"a1 STARTTLS\r\na2 CAPABILITY\r\n"]),
+        ("imap", [b"a1 NOOP\r\na2 STARTTLS\r\na3"]),
         ("pop3", [b"STLS\r\nCAPA\r\n"]),
+        ("pop3", [b"CAPA\r\nSTLS\r\nQ"]),
         ("lmtp", [b"LHLO x\r\n", b"STARTTLS\r\nLHLO x\r\n"]),
+        ("lmtp", [b"LHLO x\r\nSTARTTLS\r\nMAIL FROM:<>\r\nRCPT TO:<a@example.org>\r\nDATA\r\n"]),
     ],
 )
 def test_what_follows_in_clear_ends_the_connection(server: Served, protocol: str, lines: list[bytes]) -> None:
@@ -151,8 +156,63 @@ def test_what_follows_in_clear_ends_the_connection(server: Served, protocol: str
             while file.readline()[3:4] == b"-":
                 pass
         sock.sendall(lines[-1])
-        assert b"in clear" in file.readline()
-        assert file.readline() == b""
+        rest = file.readlines()
+        assert b"in clear" in rest[-1]
+        assert not any(b"TLS now" in line for line in rest)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "lines"),
+    [
+        ("imap", [b"a1 STARTTLS\r\n", b"a2 CAPABILITY\r\n"]),
+        ("pop3", [b"STLS\r\n", b"CAPA\r\n"]),
+        ("lmtp", [b"LHLO x\r\n", b"STARTTLS\r\n", b"LHLO x\r\n"]),
+    ],
+)
+def test_what_comes_in_clear_in_place_of_tls_is_not_answered(
+    server: Served, protocol: str, lines: list[bytes]
+) -> None:
+    with (
+        socket.create_connection((HOST, server.places[protocol].port), 30) as sock,
+        sock.makefile("rb") as file,
+    ):
+        assert file.readline()
+        for line in lines[:-1]:
+            sock.sendall(line)
+            while (said := file.readline())[3:4] == b"-":
+                pass
+        assert b"TLS now" in said
+        sock.sendall(lines[-1])
+        assert file.read()[:1] in (b"", ALERT)
+
+
+def test_passwords_are_not_taken_in_clear(server: Served, user: Account) -> None:
+    """Whatever the way: this server trusts no network."""
+    clear = poplib.POP3(HOST, server.pop3.port, timeout=30)
+    plain = base64.b64encode(f"\0{user.username}\0{user.password}".encode()).decode()
+    for line in (f"USER {user.username}", f"AUTH PLAIN {plain}", "AUTH PLAIN"):
+        with pytest.raises(poplib.error_proto, match="TLS is required"):
+            clear._shortcmd(line)
+    clear.quit()
+    with imaplib.IMAP4(HOST, server.imap.port, timeout=30) as client:
+        for arguments in (("PLAIN", plain), ("PLAIN",)):
+            assert client._simple_command("AUTHENTICATE", *arguments)[0] == "NO"
+
+
+def test_a_message_and_its_end_that_come_apart_are_taken(
+    server: Served, user: Account, context: ssl.SSLContext
+) -> None:
+    """As many clients send them: in two writes, with Nagle's algorithm between them."""
+    Lmtps.context = context
+    with Lmtps(HOST, server.places["lmtps"].port) as lmtp:
+        lmtp.ehlo("client.example.org")
+        for _ in range(3):
+            lmtp.mail("a@example.org")
+            lmtp.rcpt(user.address)
+            assert lmtp.docmd("DATA")[0] == 354
+            lmtp.send(MAIL)
+            lmtp.send(b".\r\n")
+            assert lmtp.getreply()[0] == 250
 
 
 @pytest.mark.parametrize("protocol", ["imap", "pop3", "lmtp"])

@@ -108,13 +108,12 @@ async def test_what_could_not_be_sent_keeps_what_it_brings_along(between: Betwee
     first, second = between.feed("s/1.1"), between.feed("s/2.2")
     ours, _ = between.channel()
     between.slot.progress = Progress.READING
-    async with trio.open_nursery() as nursery:
-        async with ours._sending:
-            nursery.start_soon(first.run, ours)
-            first.give(Arrival(between.number, b"a NO"))
-            await trio.testing.wait_all_tasks_blocked()
-            assert not first.pending
-            nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery, ours._sending:
+        nursery.start_soon(first.run, ours)
+        first.give(Arrival(between.number, b"a NO"))
+        await trio.testing.wait_all_tasks_blocked()
+        assert not first.pending
+        nursery.cancel_scope.cancel()
     between.door.open_to(second)
     first.leave_to_others()
     assert second.pending == (Arrival(between.number, b"a NO"),)

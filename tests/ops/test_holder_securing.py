@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import pytest
 import trio
+import trio.testing
 from certificates import Pair, make_pair
 from holder_house import Client, until
 
+from wd_trio.addresses import parse_listen
 from wd_trio.config import Config, Tls
+from wd_trio.ops import holding_clients
 from wd_trio.ops.connections import Connections
 from wd_trio.ops.door import Arrival, Door
+from wd_trio.ops.entrance import Entrance
+from wd_trio.ops.listeners import Listener
 from wd_trio.ops.securing import Securing
 from wd_trio.servers.slots import Phase, Progress, Slots, Standing
 
@@ -81,6 +89,34 @@ async def test_who_has_shaken_hands_comes_to_the_door_as_secure(tmp_path: Path) 
         async with here.plain(slot.number) as worker, client.stream:
             await worker.send_all(b"+OK\r\n")
             assert await client.receive() == b"+OK\r\n"
+
+
+async def test_a_storm_waits_in_the_backlog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is not accepted yet cannot be refused."""
+    monkeypatch.setattr(holding_clients, "ROOM", 3)
+    async with world(tmp_path, hold=True) as here:
+        securing = here.securing
+        await until(securing.holding.statistics, lambda now: now.ready)
+        pid = securing.holding.statistics().pid
+        os.kill(pid, signal.SIGSTOP)
+        with socket.create_server(("127.0.0.1", 0)) as listening, contextlib.ExitStack() as stack:
+            listening.setblocking(False)
+            listener = Listener("imap", parse_listen("127.0.0.1:0"), listening, tls=True)
+            entrance = Entrance(securing._door, [], securing)
+
+            def count() -> int:
+                return securing.holding.statistics().waiting
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(entrance.serve, listener)
+                for waiting in (1, 2, 3, 3, 3):
+                    stack.enter_context(socket.create_connection(listening.getsockname()))
+                    await until(count, waiting.__eq__)
+                    await trio.testing.wait_all_tasks_blocked()
+                assert count() == 3
+                os.kill(pid, signal.SIGCONT)
+                await until(securing.holding.statistics, lambda now: now.unfinished == 5)
+                nursery.cancel_scope.cancel()
 
 
 async def test_starttls_keeps_the_slot_and_changes_the_descriptor(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from wd_trio.servers.imap import resume
 from wd_trio.servers.imap.handlers import HANDLERS
 from wd_trio.servers.imap.options import ImapOptions
 from wd_trio.servers.imap.standing import NUMBERS, WRITING_KINDS
-from wd_trio.servers.slots import Progress, why_lost
+from wd_trio.servers.slots import UNREAD_BYTES, Progress, why_lost
 
 NEWS = {
     "expunges": (2, 4, 5),
@@ -324,6 +326,24 @@ async def test_input_that_was_read_moves_along(tmp_path: Path) -> None:
         await client.send(b"D)\r\n")
         assert await client.read_line() == "* 1 FETCH (UID 1)"
         assert await client.read_line() == "b OK FETCH completed"
+        assert world.left == [0]
+
+
+async def test_more_input_than_may_go_along_is_waited_for(tmp_path: Path) -> None:
+    engine = replace(ImapOptions().engine, max_command_bytes=4 * UNREAD_BYTES)
+    options = ImapOptions(trusted_networks=(ip_network("127.0.0.0/8"),), engine=engine)
+    async with open_world("sqlite", tmp_path, options=options) as world:
+        client, _ = await opened(world, 1)
+        text = b"x" * (2 * UNREAD_BYTES)
+        await client.send(b"a SEARCH SUBJECT {%d+}\r\n" % len(text) + text)
+        await trio.testing.wait_all_tasks_blocked()
+        world.move()
+        await trio.testing.wait_all_tasks_blocked()
+        assert not world.left
+        await client.send(b"\r\nb NO")
+        assert [await client.read_line() for _ in range(2)] == ["* SEARCH", "a OK SEARCH completed"]
+        await client.send(b"OP\r\n")
+        assert await client.read_line() == "b OK NOOP completed"
         assert world.left == [0]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 from imap_world import World, open_world
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from wd_trio.config import Limits
 from wd_trio.errors import Unavailable, Uncertain
@@ -179,6 +179,22 @@ async def test_idle_sends_keepalives_and_ends(tmp_path: Path) -> None:
         while not line.startswith("* BYE"):
             line = await world.client(1).read_line()
         assert await world.client(1).read_line() == ""
+
+
+async def test_idle_begins_the_time_anew(tmp_path: Path, mock_clock: MockClock) -> None:
+    options = quick(keepalive_s=1000.0, idle_timeout_s=400.0)
+    async with open_world("sqlite", tmp_path, options=options) as world:
+        client = world.client(1)
+        await client.log_in("alice")
+        mock_clock.jump(350)
+        await client.send(b"i IDLE\r\n")
+        assert await client.read_line() == "+ idling"
+        mock_clock.jump(370)
+        await wait_all_tasks_blocked()
+        assert not client.readable()
+        mock_clock.jump(31)
+        assert await client.read_line() == "* OK Still here"
+        assert await client.read_line() == "* BYE Disconnected for inactivity"
 
 
 async def test_passwords_need_tls_from_outside(tmp_path: Path) -> None:

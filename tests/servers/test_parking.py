@@ -446,20 +446,6 @@ async def test_the_time_before_parking_counts(tmp_path: Path, mock_clock: MockCl
         assert await client.read_line() == "* BYE Disconnected for inactivity"
 
 
-async def test_idle_begins_the_time_anew(tmp_path: Path, mock_clock: MockClock) -> None:
-    async with clocked(tmp_path, park_after_s=100.0, keepalive_s=1000.0, idle_timeout_s=400.0) as world:
-        client = world.client(1)
-        await client.log_in("alice")
-        await passes(mock_clock, 350)
-        await client.send(b"i IDLE\r\n")
-        assert await client.read_line() == "+ idling"
-        await until_parked(world, 1)
-        await passes(mock_clock, 370)
-        assert not client.readable()
-        await passes(mock_clock, 60)
-        assert await client.read_line() == "* BYE Disconnected for inactivity"
-
-
 async def test_a_client_that_takes_nothing_is_given_up(tmp_path: Path, mock_clock: MockClock) -> None:
     async with clocked(tmp_path, keepalive_s=60.0) as world:
         await idler(world, 1)

@@ -119,7 +119,8 @@ class ResyncClient:
         await self._client.aclose()
         self._client = None
         with trio.fail_after(SILENCE_S):
-            while any(len(host) for host in self.world.hosts):  # the command that was broken off may still be done
+            # The command that was broken off may still be done.
+            while any(len(host) for host in self.world.hosts):
                 await trio.lowlevel.checkpoint()
         self._code = self._seen = 0
         self.numbered = [uid for uid in self.uids if uid is not None]

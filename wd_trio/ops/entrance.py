@@ -59,7 +59,8 @@ class Entrance:
             def accepted(sock: socket.socket, ip: str, port: int) -> None:
                 self.come(nursery, listener.protocol, sock, ip, port, tls=listener.tls)
 
-            await accept_all(listener, accepted, wait_wanted=self._door.wait_wanted)
+            gate = self._securing if listener.tls and self._securing is not None else self._door
+            await accept_all(listener, accepted, wait_wanted=gate.wait_wanted)
 
     def come(
         self,

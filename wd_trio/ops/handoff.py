@@ -81,7 +81,9 @@ class Channel:
         if descriptors:
             rights = array.array("i", descriptors).tobytes()
             beside.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, rights))
-        while not await self._send(data, beside):
+        while True:
+            if await self._send(data, beside):
+                return
             await trio.sleep(CROWDED_PAUSE_S)  # others may send meanwhile: what is short may go by
 
     async def _send(self, data: bytes, beside: Sequence[tuple[int, int, bytes]]) -> bool:

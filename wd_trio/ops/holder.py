@@ -79,25 +79,27 @@ class Holder:
     def run(self) -> int:
         self._watch_channel()
         while self._exit is None:
-            events = self._epoll.poll(self._patience(), EVENTS_A_TURN)
-            self._now = monotonic()
-            from_channel = 0
-            for number, mask in events:
-                if number == self._channel_number:
-                    from_channel = mask
-                elif number in self._shaking:
-                    self._shaking[number] = self._shaking.pop(number)  # to the end: its client has spoken
-                    self._shakeable.append(number)
-                elif (held := self._held.get(number)) is not None:
-                    self._serve(held, number, mask)
-            for _ in range(min(HANDSHAKES_A_TURN, len(self._shakeable))):
-                self._shake(self._shakeable.popleft())
-            if from_channel & READABLE and self._has_time:
-                self._listen()
-            self._report()
-            if self._now >= self._next_sweep:
-                self._sweep()
+            self._turn(self._epoll.poll(self._patience(), EVENTS_A_TURN))
         return self._exit
+
+    def _turn(self, events: list[tuple[int, int]]) -> None:
+        self._now = monotonic()
+        from_channel = 0
+        for number, mask in events:
+            if number == self._channel_number:
+                from_channel = mask
+            elif number in self._shaking:
+                self._shaking[number] = self._shaking.pop(number)  # to the end: its client has spoken
+                self._shakeable.append(number)
+            elif (held := self._held.get(number)) is not None:
+                self._serve(held, number, mask)
+        for _ in range(min(HANDSHAKES_A_TURN, len(self._shakeable))):
+            self._shake(self._shakeable.popleft())
+        if from_channel & READABLE and self._has_time:
+            self._listen()
+        self._report()
+        if self._now >= self._next_sweep:
+            self._sweep()
 
     @property
     def _has_time(self) -> bool:

@@ -4,6 +4,9 @@ Like the workers' channel (ops/handoff.py): one typed message for each datagram 
 beside it, 64 at most. But the holder runs no trio, and both ends must know at once whether a message has left (the
 supervisor may replace itself by a newer one between any two steps): so these are plain calls that never wait.
 
+A holder outlives upgrades, so a newer supervisor speaks to it: fields are only added, with defaults, and a message
+that a holder does not know is passed over, so nothing may hang on it. VERSION is for what `Begin` means.
+
 Descriptors of clients go to the holder in batches that it acknowledges, since its table may be full. The workers'
 ends of finished handshakes come back without: one that is lost on the way is closed by that, and the holder sees
 the end of it.

@@ -198,6 +198,11 @@ class Holding:
         self._clients.come(newcomer, sock)
         self._work.set()
 
+    async def wait_room(self) -> None:
+        """Wait until not too many wait already."""
+        while not self._clients.has_room:  # noqa: ASYNC110 - many things make room, and it is rarely waited for
+            await trio.sleep(CROWDED_PAUSE_S)
+
     async def _feed(self, channel: socket.socket) -> None:
         while True:
             batch = self._clients.next_batch() if self._ready and not self._stopping else None

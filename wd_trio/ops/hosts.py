@@ -35,7 +35,7 @@ def hosts(
     slots: Slots,
     on_end: Callable[[Slot], None],
     on_leave: Callable[[Slot, str, socket.socket, bytes], None],
-    vital: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]],
+    vital: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]] = lambda run: run(),
 ) -> dict[str, HostMaker]:
     """What makes the host of each protocol; `on_end` and `on_leave` are those of servers/listener.py, `vital` is that
     of servers/imap/host.py. Invalid when workers are to end TLS and the certificate is no good."""

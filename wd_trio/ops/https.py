@@ -1,8 +1,8 @@
 """TLS for the API's listeners: it ends in each worker, which accepts for itself; connections of the API never move.
 
 A `TlsStream` is what http1.py uses of a stream. The handshake is made by the first read, within HANDSHAKE_S, so
-that one that drips holds up nobody else. There is no half of an end here: our side ends, with close_notify, when
-all is closed.
+that one that drips holds up nobody else. There is no half of an end here: our side ends when all is closed, and
+without close_notify, as most of HTTPS does: answers tell their own length. Who half-closes TCP gets its answer.
 """
 
 from __future__ import annotations

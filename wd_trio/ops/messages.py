@@ -20,12 +20,13 @@ import msgspec
 
 from wd_trio.config import Config
 from wd_trio.secret import Secret
+from wd_trio.servers.slots import UNREAD_BYTES
 
 VERSION: Final = 3
 MESSAGE_BYTES: Final = 160_000
 """The longest datagram; below the kernel's default send buffer (208 KiB), which bounds a SEQPACKET message."""
 MANY_SLOTS: Final = 2000
-MANY_UNREAD_BYTES: Final = 100_000
+MANY_UNREAD_BYTES: Final = UNREAD_BYTES
 MANY_DEAD: Final = 100
 MANY_SAMPLES: Final = 300
 

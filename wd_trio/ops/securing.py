@@ -55,6 +55,11 @@ class Securing:
     def _files(self, config: Config) -> tuple[str, str]:
         return (config.tls.certificate, config.tls.key) if self._hold else ("", "")
 
+    async def wait_wanted(self) -> None:
+        """Wait until more clients had better be accepted on the ports that begin with TLS."""
+        await self.holding.wait_room()
+        await self._door.wait_wanted()
+
     def come(self, protocol: str, sock: socket.socket, ip: str, port: int) -> None:
         """Have TLS made with an accepted client, and let it in."""
         if self._hold:

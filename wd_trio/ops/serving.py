@@ -75,19 +75,19 @@ def succeed(descriptor: int, *, reload: Reload, upgrade_options: UpgradeOptions)
         logging.configure(left.config.log)
         listeners, control = left.bound(), left.control_socket()
         connections = Connections.succeed(left.connections)
+        log.info("succeeding", version=__version__, before=left.version, generation=left.generation + 1)
+        root = Supervisor(
+            left.config,
+            listeners,
+            control,
+            connections,
+            reload=reload,
+            upgrade_options=upgrade_options,
+            left=left,
+        )
     except (WdError, OSError) as error:
         log.critical("cannot go on", error=str(error))
         return EXIT_FAILED
-    log.info("succeeding", version=__version__, before=left.version, generation=left.generation + 1)
-    root = Supervisor(
-        left.config,
-        listeners,
-        control,
-        connections,
-        reload=reload,
-        upgrade_options=upgrade_options,
-        left=left,
-    )
     return _run(root, listeners, control, connections)
 
 

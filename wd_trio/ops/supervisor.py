@@ -164,7 +164,7 @@ class Supervisor:
         with self._accepting:
             async with trio.open_nursery() as nursery:
                 for listener in self._listeners:
-                    if listener.protocol != "api":  # hypercorn accepts for itself, in each worker
+                    if listener.protocol != "api":  # each worker accepts those for itself
                         nursery.start_soon(self._entrance.serve, listener)
                 await trio.sleep_forever()
         self._accept_ended.set()

@@ -125,7 +125,7 @@ class Worker:
         async with trio.open_nursery() as outer:
             outer.start_soon(_vital, self._listen)  # at once: opening may take its time, but a pulse it has
             async with AsyncExitStack() as stack:
-                stack.callback(lambda: _exit_after(ABANDON_S, status))  # a WebSocket may never come to its end
+                stack.callback(lambda: _exit_after(ABANDON_S, status))  # a WebSocket may never end
                 try:
                     services = await stack.enter_async_context(
                         open_services(boot.config, server=boot.server, worker=boot.owner, hub=self._bus)
@@ -400,12 +400,15 @@ def _next_moved(moved: dict[int, bytes]) -> messages.Moved:
     slots: list[int] = []
     unread: dict[int, bytes] = {}
     unread_bytes = 0
-    while moved and len(slots) < messages.MANY_SLOTS and unread_bytes < messages.MANY_UNREAD_BYTES // 2:
+    while moved and len(slots) < messages.MANY_SLOTS:
         number, data = moved.popitem()
+        unread_bytes += len(data)
+        if slots and unread_bytes > messages.MANY_UNREAD_BYTES:
+            moved[number] = data
+            break
         slots.append(number)
         if data:
             unread[number] = data
-            unread_bytes += len(data)
     return messages.Moved(slots, unread)
 
 

@@ -364,8 +364,7 @@ class Connection:
     async def upgrade(self) -> None:
         """Begin TLS, as the client was told to (STARTTLS). Everything was said, the slot is settled, and nothing that
         was read is left. Returns when TLS ends here; where it ends elsewhere the connection has left, and
-        ConnectionOver
-        says so. PeerLost when the handshake comes to nothing."""
+        ConnectionOver says so. PeerLost when the handshake comes to nothing."""
         if self._options.tls is None:
             self.leave(UPGRADED)
             raise ConnectionOver(UPGRADED)

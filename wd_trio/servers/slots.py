@@ -141,6 +141,8 @@ class _Text:
         slot.memory[start + 1 : start + 1 + len(raw)] = raw
 
 
+UNREAD_BYTES: Final = 100_000
+"""So much input may go along with a connection. With more it is where it cannot move from."""
 TAG_BYTES: Final = 61
 USER_AGENT_BYTES: Final = 95
 _IP_BYTES: Final = 45

@@ -243,15 +243,15 @@ class Maildrops:
         return Maildrop(opened.mailbox, found, sizes, self._messages, never=uids - found)
 
     async def hold_on(self, user_id: str, holder: str) -> None:
-        """Have the lock that another process of this server took for `holder`: before that one's locks end with it, or
-        somebody else may get in between. Conflict when it was lost to another session; Unavailable. Whatever comes of
-        it, give it back."""
+        """Have the lock that another process of this server took for `holder`: before that one's locks end with it,
+        or somebody else may get in between. Conflict when it was lost to another session; Unavailable. Whatever
+        comes of it, give it back."""
         await self._lock(user_id, holder)
 
     async def reopen(self, user_id: str, told: Told, state: Json) -> Maildrop:
-        """The maildrop that another process of this server opened, from its `told` and the `state` that the session's
-        record has, for who holds on to the lock. Outdated when it cannot be had as it was; NotFound; Unavailable: then
-        it may be asked for again."""
+        """The maildrop that another process of this server opened, from its `told` and the `state` that the
+        session's record has, for who holds on to the lock. Outdated when it cannot be had as it was; NotFound;
+        Unavailable: then it may be asked for again."""
         opened, uids = await self._mailboxes.open(user_id, INBOX)
         mailbox = opened.mailbox
         if mailbox.uid_validity != told.uid_validity:

@@ -333,8 +333,8 @@ class Sessions:
             nursery.start_soon(self.parked.run)
 
     async def rest(self) -> None:
-        """Write no more batches, and wait for what is being written or taken over, for a while: other workers take the
-        sessions over now, and what came late would take them back."""
+        """Write no more batches, and wait for what is being written or taken over, for a while: other workers take
+        the sessions over now, and what came late would take them back."""
         self._resting = True
         with trio.move_on_after(REST_S):
             async with self._writing, self.parked.taking:

@@ -65,7 +65,8 @@ async def resume(session: ImapSession) -> None:
         if left_s is not None:
             session.login_until = trio.current_time() + left_s
     else:
-        if left_s is not None:
+        # Within a command the client has just been heard, whatever the slot tells.
+        if left_s is not None and not slot.progress & Progress.BUSY:
             session.heard_at = trio.current_time() + left_s - session.options.idle_timeout_s
         session.waited = True
         _log_in_again(session, slot)

@@ -23,7 +23,7 @@ from wd_trio.servers.driver import PARKED, Connection, ConnectionOver, Draining,
 from wd_trio.servers.imap.options import ImapOptions, ImapServices
 from wd_trio.servers.imap.selected import Selected
 from wd_trio.servers.imap.standing import Keeper
-from wd_trio.servers.slots import TAG_BYTES, Progress
+from wd_trio.servers.slots import TAG_BYTES, UNREAD_BYTES, Progress
 from wd_trio.service.auth import Login
 from wd_trio.service.sessions import Session
 
@@ -241,8 +241,10 @@ class ImapSession:
                     raise Draining from None
                 unread = None if within else engine.take_unread()
                 if unread is not None:
-                    self.connection.unread = unread + self.connection.unread
-                    raise
+                    if len(unread) <= UNREAD_BYTES:
+                        self.connection.unread = unread + self.connection.unread
+                        raise
+                    engine.receive(unread)
                 through_drain = True
                 continue
             if data is None:

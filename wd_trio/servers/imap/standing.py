@@ -130,6 +130,7 @@ class Keeper:
             session.failed_logins,
             session.user_agent,
             selected is not None and selected.behind,
+            session.waited,
         )
         view = selected.view.standing() if selected is not None else _NO_VIEW
         if rest != self._rest or view != self._view:
@@ -159,14 +160,16 @@ class Keeper:
         slot.mailbox = selected.place.mailbox_id if selected is not None else ""
         slot.attempts = min(session.failed_logins, 255)
         slot.user_agent = cut(session.user_agent, USER_AGENT_BYTES)
-        if 0 < len(session.idle_tag) <= TAG_BYTES:  # else the field is the command's, which may be in progress
+        # Without IDLE the field is the command's, which may be in progress.
+        if 0 < len(session.idle_tag) <= TAG_BYTES:
             slot.tag = session.idle_tag
         if record is not None:
             assert session.login is not None  # who has a session has logged in
             quota_bytes = session.login.quota_bytes
             slot.quota_bytes = -1 if quota_bytes is None else quota_bytes
             slot.session, slot.user, slot.created_ms = record.id, record.user_id, record.created_ms
-            slot.until_s = 0
+            # Time that another task has begun to count goes on until the client is heard; one's own costs no writing.
+            slot.until_s = session.until_s if session.waited else 0
             slot.phase = Phase.OPEN
         else:
             slot.until_s = session.until_s

@@ -56,8 +56,7 @@ async def resume(session: Pop3Session) -> None:
     reply = replies.INTERRUPTED
     if slot.phase == Phase.OPEN:
         try:
-            if slot.progress & Progress.WRITING and slot.command == NUMBERS[c.Quit]:
-                raise ConnectionOver("outcome unknown")
+            _require_known(slot)
             record = await _reopen(session)
         except Moving:
             raise
@@ -73,6 +72,11 @@ async def resume(session: Pop3Session) -> None:
     if slot.progress & Progress.BUSY:
         session.out.add(reply)
     session.resumed = True
+
+
+def _require_known(slot: Slot) -> None:
+    if slot.progress & Progress.WRITING and slot.command == NUMBERS[c.Quit]:
+        raise ConnectionOver("outcome unknown")
 
 
 async def _reopen(session: Pop3Session) -> Session:
