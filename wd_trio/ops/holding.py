@@ -95,7 +95,7 @@ class Holding:
         self._ready = False
         self._adopted = False
         self._stopping = False
-        self._heard_at = 0.0
+        self._heard = 0  # words of the holder
         self._open = 0
         self._last_request = 0
         self._loads: dict[int, tuple[trio.Event, list[str]]] = {}
@@ -148,7 +148,6 @@ class Holding:
             self._last_request += 1
             await self._say(channel, c.Load(self._last_request, *self._files))
         self._adopted = False
-        self._heard_at = trio.current_time()
         async with trio.open_nursery() as nursery:
             heard_all = trio.Event()
             nursery.start_soon(self._listen, channel, heard_all)
@@ -222,7 +221,7 @@ class Holding:
                 except BlockingIOError:
                     await trio.lowlevel.wait_readable(channel)
                     continue
-                self._heard_at = trio.current_time()
+                self._heard += 1
                 self._hear(received)
                 await trio.lowlevel.checkpoint()
         except c.ChannelClosed:
@@ -281,22 +280,27 @@ class Holding:
 
     async def _watch(self, channel: socket.socket, process: Process) -> None:
         options = self._options
+        heard, silent_s = self._heard, 0.0
         while True:
             await trio.sleep(options.ping_s)
-            if trio.current_time() - self._heard_at > options.silence_s:
+            # Counted in steps that this process lives through: while it is held up itself, nobody is asked.
+            silent_s = silent_s + options.ping_s if self._heard == heard else 0.0
+            heard = self._heard
+            if silent_s > options.silence_s:
                 log.error("TLS holder hangs", holder_pid=process.pid, silent_s=options.silence_s)
                 process.kill()
                 return
             self._last_request += 1
-            with trio.move_on_after(options.ping_s):  # a full channel is silence too
+            with trio.move_on_after(options.ping_s) as asking:
                 await self._say(channel, c.Ask(self._last_request))
+            if asking.cancelled_caught:  # a full channel is silence too
+                silent_s += options.ping_s
 
     # -- leading it
 
     async def reload(self, certificate: str, key: str) -> list[str]:
         """Use this certificate from now on; the faults, if it is no good: then the old one stays. Connections that
-        are
-        open keep theirs. Without one ("") nobody comes any more."""
+        are open keep theirs. Without one ("") nobody comes any more."""
         try:
             if certificate:
                 server_context(certificate, key)
