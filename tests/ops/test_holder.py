@@ -20,11 +20,11 @@ import trio
 from certificates import Pair, make_pair, trusting_anything
 from holder_house import Client, House, house, receive_exactly, until
 
-from wd_trio.ops import holder_channel as channel
 from wd_trio.ops.handoff import channel_pair
-from wd_trio.ops.held import READ_BYTES, Held
-from wd_trio.ops.holder import Holder
-from wd_trio.ops.holder_channel import HolderOptions
+from wd_trio.ops.tls import channel
+from wd_trio.ops.tls.channel import HolderOptions
+from wd_trio.ops.tls.held import READ_BYTES, Held
+from wd_trio.ops.tls.holder import Holder
 
 MEGABYTE = 1 << 20
 PATIENT = HolderOptions(handshake_s=60.0, drain_s=60.0)

@@ -20,8 +20,8 @@ from holder_house import Client, House, house, until
 
 from wd_trio.errors import Invalid
 from wd_trio.ops import metrics
-from wd_trio.ops.holder_channel import HolderOptions
-from wd_trio.ops.holding import Holding, HoldingOptions, HoldingState, Newcomer
+from wd_trio.ops.tls.channel import HolderOptions
+from wd_trio.ops.tls.holding import Holding, HoldingOptions, HoldingState, Newcomer
 from wd_trio.servers.tls import server_context
 
 
@@ -109,7 +109,7 @@ async def test_a_certificate_that_goes_bad_under_the_holder_is_told_of(
     held: House, pair: Pair, other: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Good when we looked, bad when the holder did."""
-    monkeypatch.setattr("wd_trio.ops.holding.server_context", lambda certificate, key: None)
+    monkeypatch.setattr("wd_trio.ops.tls.holding.server_context", lambda certificate, key: None)
     missing = str(tmp_path / "none.pem")
     faults = await held.holding.reload(missing, other.key)
     assert faults == [f"tls.certificate: {missing} cannot be read: No such file or directory"]
@@ -375,7 +375,7 @@ async def test_an_upgraded_connection_ends_for_good_though_there_are_duplicates(
 def test_the_holder_imports_little() -> None:
     """Its memory is for connections."""
     code = (
-        "import sys, wd_trio.ops.holder; "
+        "import sys, wd_trio.ops.tls.holder; "
         "print(*sorted({'trio', 'structlog', 'asyncio', 'prometheus_client', 'h11'} & sys.modules.keys()))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

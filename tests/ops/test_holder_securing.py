@@ -18,12 +18,12 @@ from holder_house import Client, until
 
 from wd_trio.addresses import parse_listen
 from wd_trio.config import Config, Tls
-from wd_trio.ops import holding_clients
 from wd_trio.ops.connections import Connections
 from wd_trio.ops.door import Arrival, Door
 from wd_trio.ops.entrance import Entrance
 from wd_trio.ops.listeners import Listener
-from wd_trio.ops.securing import Securing
+from wd_trio.ops.tls import clients
+from wd_trio.ops.tls.securing import Securing
 from wd_trio.servers.slots import Phase, Progress, Slots, Standing
 
 
@@ -93,7 +93,7 @@ async def test_who_has_shaken_hands_comes_to_the_door_as_secure(tmp_path: Path) 
 
 async def test_a_storm_waits_in_the_backlog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is not accepted yet cannot be refused."""
-    monkeypatch.setattr(holding_clients, "ROOM", 3)
+    monkeypatch.setattr(clients, "ROOM", 3)
     async with world(tmp_path, hold=True) as here:
         securing = here.securing
         await until(securing.holding.statistics, lambda now: now.ready)

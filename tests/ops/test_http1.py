@@ -14,8 +14,8 @@ import trio.testing
 from structlog.testing import CapturingLogger
 
 from wd_trio.api.asgi import Incoming, Reply, send_reply
-from wd_trio.ops import http1
-from wd_trio.ops.http import KEEP_ALIVE_S, serve_http
+from wd_trio.ops.http import http1
+from wd_trio.ops.http.serve import KEEP_ALIVE_S, serve_http
 
 GRACE_S = 5.0
 SILENCE_S = 10.0

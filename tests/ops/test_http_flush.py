@@ -8,7 +8,7 @@ import socket
 import pytest
 import trio
 
-from wd_trio.ops.http import bound_sends
+from wd_trio.ops.http.serve import bound_sends
 
 FLUSH_S = 0.1
 

@@ -15,8 +15,8 @@ import pytest
 import trio
 from certificates import Pair, make_pair
 
-from wd_trio.ops.http import serve_http
-from wd_trio.ops.https import HANDSHAKE_S
+from wd_trio.ops.http.https import HANDSHAKE_S
+from wd_trio.ops.http.serve import serve_http
 from wd_trio.servers.tls import server_context
 
 GRACE_S = 5.0

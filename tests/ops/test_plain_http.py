@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from wd_trio.ops.plain import MAX_FIELDS, MAX_HEAD_BYTES, plain_answer, plain_request
+from wd_trio.ops.http.plain import MAX_FIELDS, MAX_HEAD_BYTES, plain_answer, plain_request
 
 GET = b"GET /x?a=%2F HTTP/1.1\r\nHost: test\r\nX-Some: a b\r\n\r\n"
 NAMES = st.sampled_from(

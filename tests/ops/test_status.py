@@ -12,9 +12,9 @@ import pytest
 from wd_trio.cli.status import age_words, print_page
 from wd_trio.ops import metrics, status
 from wd_trio.ops.connections import Connections
-from wd_trio.ops.holding import HoldingStatistics
 from wd_trio.ops.messages import Family
 from wd_trio.ops.processes import Looks, look
+from wd_trio.ops.tls.holding import HoldingStatistics
 from wd_trio.servers.slots import Phase, Slots, Standing
 
 HOLDER = HoldingStatistics(pid=os.getpid(), ready=True, waiting=0, unfinished=2, open=3)

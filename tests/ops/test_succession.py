@@ -23,9 +23,9 @@ from wd_trio.errors import Invalid
 from wd_trio.ops import succession
 from wd_trio.ops.children import ChildState
 from wd_trio.ops.connections import NOBODY, Connections, ConnectionsState
-from wd_trio.ops.holding_state import HoldingState, Newcomer, Waiting
 from wd_trio.ops.messages import Family
 from wd_trio.ops.succession import ControlState, ListenerState, Succession
+from wd_trio.ops.tls.state import HoldingState, Newcomer, Waiting
 from wd_trio.ops.workers import WorkersState
 from wd_trio.secret import Secret
 from wd_trio.servers.slots import SLOT_BYTES, Phase, Slots

@@ -12,8 +12,8 @@ from typing import TypeVar
 import trio
 from certificates import Pair, trusting_anything
 
-from wd_trio.ops.holder_channel import HolderOptions
-from wd_trio.ops.holding import Holding, HoldingOptions, Newcomer, TlsFacts
+from wd_trio.ops.tls.channel import HolderOptions
+from wd_trio.ops.tls.holding import Holding, HoldingOptions, Newcomer, TlsFacts
 
 PATIENCE_S = 20.0
 T = TypeVar("T")

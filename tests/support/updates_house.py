@@ -16,7 +16,7 @@ from trio_websocket import ConnectionRejected, WebSocketConnection, wrap_client_
 from wd_trio.api.app import create_app
 from wd_trio.mail.model import SEEN, FlagChange
 from wd_trio.mail.numset import UidSet
-from wd_trio.ops.http import serve_http
+from wd_trio.ops.http.serve import serve_http
 from wd_trio.service.messages import Place
 from wd_trio.service.updates import UpdateOptions, Updates
 

@@ -21,7 +21,8 @@ from wd_trio.cli.terminal import Commands, complain, config_path, load_config
 from wd_trio.config import Config
 from wd_trio.config_load import load, render_default
 from wd_trio.errors import Invalid
-from wd_trio.ops import admin, certificates, control, serving, succession, trial
+from wd_trio.ops import admin, control, serving, succession, trial
+from wd_trio.ops.tls import certificates
 from wd_trio.ops.upgrade import UpgradeOptions
 
 HEALTH_TIMEOUT_S: Final = 5.0

@@ -23,7 +23,7 @@ from wd_trio.ops import metrics
 from wd_trio.ops.connections import UNIX
 from wd_trio.ops.door import Door
 from wd_trio.ops.listeners import Listener, accept_all
-from wd_trio.ops.securing import Securing
+from wd_trio.ops.tls.securing import Securing
 from wd_trio.servers.proxy import read_header
 
 log = structlog.get_logger()

@@ -1,6 +1,6 @@
 """The API's octets, counted around the app: bodies of requests and answers, and what WebSockets say.
 
-The heads of both are http1.py's to read and write and are not counted; the connection servers count every octet.
+The heads of both are http/http1.py's to read and write and are not counted; the connection servers count every octet.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from wd_trio.ops import metrics
 from wd_trio.ops.connections import Connections
-from wd_trio.ops.holding import HoldingStatistics
 from wd_trio.ops.processes import Looks, look
+from wd_trio.ops.tls.holding import HoldingStatistics
 from wd_trio.servers.slots import PROTOCOLS, Phase, Standing
 
 PARKED: Final = "wildduck_connections_parked"

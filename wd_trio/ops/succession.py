@@ -32,9 +32,9 @@ from wd_trio.config import Config
 from wd_trio.errors import Invalid
 from wd_trio.ops.connections import ConnectionsState
 from wd_trio.ops.control import ControlSocket
-from wd_trio.ops.holding import HoldingState
 from wd_trio.ops.listeners import Listener
 from wd_trio.ops.messages import decode_other, encode_other
+from wd_trio.ops.tls.holding import HoldingState
 from wd_trio.ops.workers import WorkersState
 from wd_trio.servers.slots import SLOT_BYTES
 

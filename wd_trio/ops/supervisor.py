@@ -37,8 +37,8 @@ from wd_trio.ops.control import ControlSocket
 from wd_trio.ops.door import Door
 from wd_trio.ops.entrance import Entrance
 from wd_trio.ops.listeners import Listener
-from wd_trio.ops.securing import Securing
 from wd_trio.ops.succession import ControlState, ListenerState, Succession
+from wd_trio.ops.tls.securing import Securing
 from wd_trio.ops.upgrade import Upgrade, UpgradeOptions
 from wd_trio.ops.workers import Workers
 from wd_trio.ports.bus import Hint

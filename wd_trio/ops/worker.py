@@ -44,7 +44,7 @@ from wd_trio.ops.boot import Services, api_services, api_tls, open_services
 from wd_trio.ops.handoff import Channel, ChannelOver, Received, close_all
 from wd_trio.ops.health import Health
 from wd_trio.ops.hosts import Host, HostMaker, hosts
-from wd_trio.ops.http import serve_http
+from wd_trio.ops.http.serve import serve_http
 from wd_trio.ops.janitor import Janitor
 from wd_trio.ops.metered import metered
 from wd_trio.servers.driver import UPGRADED, peer_of

@@ -1,4 +1,4 @@
-"""The clients that the holder's keeper (ops/holding.py) has in hand, from their arrival to what came of their TLS.
+"""The clients that the holder's keeper (holding.py) has in hand, from their arrival to what came of their TLS.
 
 A client waits (its descriptor is ours), is on the way (in a batch that the holder has not acknowledged: ours still,
 and the holder's too once the message has left), or is unfinished (the holder's). How far each is is known at any
@@ -17,9 +17,9 @@ from typing import Final, TypeAlias
 
 import structlog
 
-from wd_trio.ops import holder_channel as c
 from wd_trio.ops import metrics
-from wd_trio.ops.holding_state import HoldingState, Newcomer, TlsFacts, Waiting
+from wd_trio.ops.tls import channel as c
+from wd_trio.ops.tls.state import HoldingState, Newcomer, TlsFacts, Waiting
 
 log = structlog.get_logger()
 

@@ -23,8 +23,8 @@ from wd_trio.config import Config
 from wd_trio.ops import metrics, processes
 from wd_trio.ops.connections import NOBODY
 from wd_trio.ops.door import Arrival, Door
-from wd_trio.ops.holder_channel import HolderOptions
-from wd_trio.ops.holding import NEW, Holding, HoldingOptions, Newcomer, TlsFacts
+from wd_trio.ops.tls.channel import HolderOptions
+from wd_trio.ops.tls.holding import NEW, Holding, HoldingOptions, Newcomer, TlsFacts
 from wd_trio.servers.slots import Standing
 
 log = structlog.get_logger()

@@ -18,8 +18,8 @@ from typing import Any, Final, cast
 import trio
 from hypercorn.config import Config
 
-from wd_trio.ops import http1
-from wd_trio.ops.https import TlsListener
+from wd_trio.ops.http import http1
+from wd_trio.ops.http.https import TlsListener
 from wd_trio.ops.listeners import BACKLOG
 
 KEEP_ALIVE_S: Final = 60

@@ -14,7 +14,7 @@ connection, which can cost the client the answer (RFC 9112 §9.6).
 
 Leaving: connections that are idle close at once, others after the answer that is under way; what is left when the
 grace is over is cancelled, in the middle of a send if need be. A WebSocket's sends are shielded by hypercorn: the
-kernel bounds them (ops/http.py).
+kernel bounds them (serve.py).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework, ConnectionState
 from hypercorn.utils import parse_socket_addr
 
-from wd_trio.ops.plain import Header, PlainRequest, plain_answer, plain_request
+from wd_trio.ops.http.plain import Header, PlainRequest, plain_answer, plain_request
 
 log = structlog.get_logger()
 

@@ -1,4 +1,4 @@
-"""What the holder's keeper (ops/holding.py) knows of clients on their way to TLS, and what a successor of it gets.
+"""What the holder's keeper (holding.py) knows of clients on their way to TLS, and what a successor of it gets.
 
 Plain values, all of them: a supervisor that replaces its own program writes them down. A `Waiting` is a client
 whose descriptor is still ours; one that the holder has is a `Newcomer` under its number.

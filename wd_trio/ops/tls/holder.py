@@ -1,4 +1,4 @@
-"""The holder: the process in which TLS ends. Run by the supervisor as `python -m wd_trio.ops.holder DESCRIPTOR`.
+"""The holder: the process in which TLS ends. Run by the supervisor as `python -m wd_trio.ops.tls.holder DESCRIPTOR`.
 
 Python's ssl cannot export a connection's state, so TLS must not end in a process that is replaced. This one does
 nothing else: clients' descriptors come from the supervisor, and when a handshake is done the plaintext end of a
@@ -31,8 +31,8 @@ from time import monotonic
 from typing import Final
 
 from wd_trio.errors import Invalid
-from wd_trio.ops import holder_channel as c
-from wd_trio.ops.held import Held, Over, Tls, remember_name
+from wd_trio.ops.tls import channel as c
+from wd_trio.ops.tls.held import Held, Over, Tls, remember_name
 from wd_trio.servers.tls import server_context
 
 EVENTS_A_TURN: Final = 256

@@ -6,7 +6,7 @@ dies.
     holding.come(Newcomer("imap", ip, port), sock)          # → on_secured(newcomer, plaintext socket, facts)
                                                             # or on_failed(newcomer, reason)
 
-Who is how far is in holding_clients.py. What is to be done with a finished handshake is data (`Newcomer`), not a
+Who is how far is in clients.py. What is to be done with a finished handshake is data (`Newcomer`), not a
 closure: a supervisor that replaces itself hands it to its successor (`export_state`, `adopt_state`), which gets the
 answer. Every message is sent in one step that never waits, so at any moment it is known whether it has left.
 
@@ -28,19 +28,19 @@ import structlog
 import trio
 
 from wd_trio.errors import Invalid
-from wd_trio.ops import holder_channel as c
 from wd_trio.ops import metrics
 from wd_trio.ops.handoff import channel_pair
-from wd_trio.ops.holding_clients import Clients, OnFailed, OnSecured
-from wd_trio.ops.holding_state import NEW, HoldingState, Newcomer, TlsFacts
 from wd_trio.ops.processes import Process
+from wd_trio.ops.tls import channel as c
+from wd_trio.ops.tls.clients import Clients, OnFailed, OnSecured
+from wd_trio.ops.tls.state import NEW, HoldingState, Newcomer, TlsFacts
 from wd_trio.servers.tls import server_context
 
 __all__ = ["NEW", "Holding", "HoldingOptions", "HoldingState", "HoldingStatistics", "Newcomer", "TlsFacts"]
 
 log = structlog.get_logger()
 
-HOLDER_COMMAND: Final = (sys.executable, "-m", "wd_trio.ops.holder")
+HOLDER_COMMAND: Final = (sys.executable, "-m", "wd_trio.ops.tls.holder")
 CONFIG_VARIABLES: Final = "WD_TRIO_"
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 10.0
