@@ -23,11 +23,13 @@ from imap_world import ENGINES, ImapWorld, open_world
 HERE = Path(__file__).parent
 FOUND_OUT_LATE = {"folders", "lost_mailbox"}
 """Where a task that has a mailbox open goes on with it for a while when it is gone; another one does not begin."""
+KEYWORDS = "* FLAGS "
+"""A task that goes on with a connection does not know which keywords its client has been told of."""
 UID_VALIDITY = re.compile(r"UIDVALIDITY (\d+)")
 LINE = re.compile(r"(SKIP|LOGIN|C|S)(2?)([:|]?) ?(.*)$")
 
 
-async def play(world: ImapWorld, text: str, *, moving: bool = False) -> None:
+async def play(world: ImapWorld, text: str, *, moving: bool = False, beside: str | None = None) -> None:
     skipped: list[str] = []
     for number, line in enumerate(text.splitlines(), 1):
         where = f"line {number}: {line}"
@@ -40,12 +42,12 @@ async def play(world: ImapWorld, text: str, *, moving: bool = False) -> None:
         elif line.startswith("DELIVER "):
             await world.deliver(*line.split()[1:])
         else:
-            await one_line(world, line, where, skipped)
+            await one_line(world, line, where, skipped, beside)
     for client in world.clients:
         assert client.buffered() == b"", "the server said more than the transcript"
 
 
-async def one_line(world: ImapWorld, line: str, where: str, skipped: list[str]) -> None:
+async def one_line(world: ImapWorld, line: str, where: str, skipped: list[str], beside: str | None) -> None:
     matched = LINE.fullmatch(line)
     assert matched, where
     what, which, mark, rest = matched.groups()
@@ -53,7 +55,7 @@ async def one_line(world: ImapWorld, line: str, where: str, skipped: list[str]) 
     if what == "C":
         await transcripts.say(client, mark, with_validity(rest, skipped))
     elif what == "S":
-        await transcripts.expect(client, rest, where)
+        await transcripts.expect(client, rest, where, beside=beside)
     elif what == "SKIP":
         while not (heard := await client.read_line()).startswith(rest + " "):
             assert heard, where
@@ -74,7 +76,8 @@ def with_validity(text: str, skipped: list[str]) -> str:
 async def test_transcript_with_other_tasks(name: str, how: str, tmp_path: Path) -> None:
     """Each command finds a task that knows the connection from its slot only; the client notices nothing."""
     async with open_world("sqlite", tmp_path, park_after_s=0.0 if "parked" in how else math.inf) as world:
-        await play(world, (HERE / "imap" / f"{name}.txt").read_text(), moving="moved" in how)
+        text = (HERE / "imap" / f"{name}.txt").read_text()
+        await play(world, text, moving="moved" in how, beside=KEYWORDS)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

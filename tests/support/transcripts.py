@@ -34,6 +34,9 @@ async def say(client: Talker, mark: str, text: str) -> None:
     await client.send(text.encode() + (b"" if mark == "|" else b"\r\n"))
 
 
-async def expect(client: Talker, text: str, where: str) -> None:
+async def expect(client: Talker, text: str, where: str, *, beside: str | None = None) -> None:
+    """`beside` is how lines begin that may come before it, and that no transcript has."""
     heard = await client.read_line()
+    while beside is not None and heard.startswith(beside) and not text.startswith(beside):
+        heard = await client.read_line()
     assert pattern(text).fullmatch(heard), f"{where}\nheard: {heard}"
