@@ -11,9 +11,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import pytest
 import trio
-from certificates import Pair, make_pair
+from certificates import Pair
 
 from wd_trio.ops.http.https import HANDSHAKE_S
 from wd_trio.ops.http.serve import serve_http
@@ -21,11 +20,6 @@ from wd_trio.servers.tls import server_context
 
 GRACE_S = 5.0
 FLUSH_S = 10.0
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    return make_pair(tmp_path_factory.mktemp("certificates"))
 
 
 async def echo(scope: Any, receive: Any, send: Any) -> None:

@@ -29,6 +29,7 @@ from wd_trio.servers.driver import DriverOptions, peer_of
 from wd_trio.servers.imap.host import ImapHost
 from wd_trio.servers.imap.options import ImapOptions, ImapServices
 from wd_trio.servers.listener import ConnectionHost
+from wd_trio.servers.parking import Parking
 from wd_trio.servers.slots import Phase, Slot, Slots
 
 SLOTS = 64
@@ -244,3 +245,23 @@ async def open_world(
                 for client in world.clients:
                     await client.aclose()
                 nursery.cancel_scope.cancel()
+
+
+async def until_parked(world: ImapWorld, count: int) -> None:
+    """Until so many connections are parked, and no other has a task."""
+    with trio.fail_after(20):
+        while len(parking(world)) != count or len(world.host) != count:
+            await trio.lowlevel.checkpoint()
+
+
+def parking(world: ImapWorld) -> Parking:
+    return world.hosts[0].parking
+
+
+async def idler(world: ImapWorld, number: int, user: str = "alice") -> Client:
+    client = world.client(number)
+    await client.log_in(user)
+    await client.command("s", "SELECT INBOX")
+    await client.send(b"i IDLE\r\n")
+    assert await client.read_line() == "+ idling"
+    return client
