@@ -12,7 +12,7 @@ import pytest
 import trio
 from imap_client_model import Believer
 from imap_kills import Killed, expunge, go_on, opened, whole
-from imap_world import ENGINES, open_world
+from imap_world import ENGINES, open_world, parking, until_parked
 
 from wd_trio.errors import Unavailable
 from wd_trio.servers import slots as slot_module
@@ -86,25 +86,20 @@ async def test_no_number_is_wrong_after_a_kill_of_a_parked_idler(tmp_path: Path)
     """It is told of new mail and kept alive without a task, and gets one for an expunge, and for DONE."""
     async with open_world("sqlite", tmp_path, park_after_s=0.0) as world:
         client, believer = await opened(world, 3)
-        lot = world.hosts[0].parking
-
-        async def until_parked() -> None:
-            while not (len(lot) == len(world.hosts[0]) == 1):
-                await trio.lowlevel.checkpoint()
-
+        lot = parking(world)
         before = list(believer.uids)
         killed = Killed(world)
         with killed.recording():
             await client.send(b"k IDLE\r\n")
             assert await client.read_line() == "+ idling"
-            await until_parked()
+            await until_parked(world, 1)
             await world.deliver("alice")
             assert await client.read_line() == "* 4 EXISTS"
             lot._look(0, lot._parked.due[0])
             assert (await client.read_line()).startswith("* OK ")
             await expunge(world, 2)
             assert await client.read_line() == "* 2 EXPUNGE"
-            await until_parked()
+            await until_parked(world, 1)
             await world.deliver("alice")
             assert await client.read_line() == "* 4 EXISTS"
             await client.send(b"DONE\r\n")
