@@ -11,42 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from served import Place, Served, settings_of, write_config
-
-TIMEOUT_S = 60.0
-
-
-class Client:
-    """A client that reads lines."""
-
-    def __init__(self, place: Place) -> None:
-        if place.path:
-            self.sock = socket.socket(socket.AF_UNIX)
-            self.sock.settimeout(TIMEOUT_S)
-            self.sock.connect(place.path)
-        else:
-            self.sock = socket.create_connection((place.host, place.port), TIMEOUT_S)
-        self._file = self.sock.makefile("rb")
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def line(self) -> bytes:
-        return self._file.readline()
-
-    def rest(self) -> bytes:
-        return self._file.read()
-
-    def say(self, line: bytes) -> bytes:
-        self.sock.sendall(line + b"\r\n")
-        return self.line()
-
-    def close(self) -> None:
-        self._file.close()
-        self.sock.close()
+from served import Served, settings_of, write_config
+from served_clients import Client
 
 
 def alive(pid: int) -> bool:

@@ -14,7 +14,9 @@ import ssl
 import subprocess
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from certificates import Pair, make_pair
@@ -134,6 +136,17 @@ def test_api(server: Served, context: ssl.SSLContext) -> None:
         assert json.load(answer)["status"] == "healthy"
 
 
+@contextmanager
+def greeted(server: Served, protocol: str) -> Iterator[tuple[socket.socket, BinaryIO]]:
+    """A connection in clear, and what comes on it after the greeting."""
+    with (
+        socket.create_connection((HOST, server.places[protocol].port), 30) as sock,
+        sock.makefile("rb") as file,
+    ):
+        assert file.readline()
+        yield sock, file
+
+
 @pytest.mark.parametrize(
     ("protocol", "lines"),
     [
@@ -146,11 +159,7 @@ def test_api(server: Served, context: ssl.SSLContext) -> None:
     ],
 )
 def test_what_follows_in_clear_ends_the_connection(server: Served, protocol: str, lines: list[bytes]) -> None:
-    with (
-        socket.create_connection((HOST, server.places[protocol].port), 30) as sock,
-        sock.makefile("rb") as file,
-    ):
-        assert file.readline()
+    with greeted(server, protocol) as (sock, file):
         for line in lines[:-1]:
             sock.sendall(line)
             while file.readline()[3:4] == b"-":
@@ -172,11 +181,7 @@ def test_what_follows_in_clear_ends_the_connection(server: Served, protocol: str
 def test_what_comes_in_clear_in_place_of_tls_is_not_answered(
     server: Served, protocol: str, lines: list[bytes]
 ) -> None:
-    with (
-        socket.create_connection((HOST, server.places[protocol].port), 30) as sock,
-        sock.makefile("rb") as file,
-    ):
-        assert file.readline()
+    with greeted(server, protocol) as (sock, file):
         for line in lines[:-1]:
             sock.sendall(line)
             while (said := file.readline())[3:4] == b"-":

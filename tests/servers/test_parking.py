@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from imap_world import ENGINES, Client, ImapWorld, idler, open_world, parking, until_parked
+from imap_world import ENGINES, Client, ImapWorld, fill, idler, open_world, parking, until_parked
 
 from wd_trio import telemetry
 from wd_trio.mail.numset import UidSet
@@ -350,13 +350,7 @@ async def test_a_push_that_does_not_fit_is_left_to_a_task(tmp_path: Path) -> Non
     async with open_world("sqlite", tmp_path, park_after_s=0.0, flush_s=0.2) as world:
         await idler(world, 1)
         await until_parked(world, 1)
-        sock = socket.socket(fileno=parking(world)._parked.descriptor(0))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
-        try:
-            while True:
-                sock.send(b"* OK\r\n")
-        except BlockingIOError:
-            sock.detach()
+        fill(world, 0)
         before = unparked("news")
         await world.deliver("alice")
         assert unparked("news") == before + 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -10,7 +9,7 @@ from ipaddress import ip_network
 from pathlib import Path
 
 import trio
-from imap_world import ImapWorld, idler, open_world, parking, until_parked
+from imap_world import ImapWorld, fill, idler, open_world, parking, until_parked
 from trio.testing import MockClock
 
 from wd_trio.servers.imap.options import ImapOptions
@@ -97,13 +96,7 @@ async def test_a_client_that_takes_nothing_is_given_up(tmp_path: Path, mock_cloc
         await idler(world, 1)
         await until_parked(world, 1)
         lot = parking(world)
-        sock = socket.socket(fileno=lot._parked.descriptor(0))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
-        try:
-            while True:
-                sock.send(b"* OK\r\n")
-        except BlockingIOError:
-            sock.detach()
+        fill(world, 0)
         await passes(mock_clock, 60)
         assert len(lot) == 1, "it has another chance"
         assert world.slots.at(0).progress == 0

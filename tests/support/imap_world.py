@@ -258,6 +258,17 @@ def parking(world: ImapWorld) -> Parking:
     return world.hosts[0].parking
 
 
+def fill(world: ImapWorld, number: int) -> None:
+    """Leave no room in the kernel for what a parked connection is to be told."""
+    sock = socket.socket(fileno=parking(world)._parked.descriptor(number))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    try:
+        while True:
+            sock.send(b"* OK\r\n")
+    except BlockingIOError:
+        sock.detach()
+
+
 async def idler(world: ImapWorld, number: int, user: str = "alice") -> Client:
     client = world.client(number)
     await client.log_in(user)

@@ -31,8 +31,7 @@ class Client:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self.sock.close()
+        self.close()
 
     def line(self) -> bytes:
         return self._file.readline()
@@ -47,9 +46,13 @@ class Client:
     def rest(self) -> bytes:
         return self._file.read()
 
+    def close(self) -> None:
+        self._file.close()
+        self.sock.close()
+
     def leave(self) -> None:
         assert self.say(b"q LOGOUT").startswith(b"* BYE")
-        self.__exit__()
+        self.close()
 
 
 def greeted(place: Place, word: bytes = b"* OK") -> Client:

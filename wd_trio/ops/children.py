@@ -13,10 +13,9 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import count
 from typing import Final
 
 import msgspec
@@ -28,12 +27,12 @@ from wd_trio.ops.door import Arrival, Door
 from wd_trio.ops.feed import Feed
 from wd_trio.ops.handoff import Channel, ChannelOver, channel_pair
 from wd_trio.ops.hub import Hub
-from wd_trio.ops.processes import Process
+from wd_trio.ops.processes import Process, environment, wait_hung
 
 log = structlog.get_logger()
 
 WORKER_COMMAND: Final = (sys.executable, "-m", "wd_trio.ops.worker")
-CONFIG_VARIABLES: Final = "WD_TRIO_"
+ARENAS: Final = 2
 ANSWER_SAMPLES_S: Final = 1.0
 LAST_WORDS_S: Final = 1.0
 REAP_S: Final = 5.0
@@ -225,7 +224,7 @@ class Child:
                 self._process = Process.spawn(
                     [*self._around.options.command, *(str(descriptor) for descriptor in inherited)],
                     inherited=inherited,
-                    environ=_environment(os.environ),
+                    environ=environment(os.environ, arenas=ARENAS),
                 )
         except BaseException:
             control.close()
@@ -305,23 +304,20 @@ class Child:
     # -- watching
 
     async def _watch(self, channel: Channel) -> None:
+        await wait_hung(
+            lambda: self._heard,
+            lambda number: self._say(channel, messages.Ping(number)),
+            ping_s=self._around.options.ping_s,
+            silence_s=lambda: self._silence_s,
+        )
+        log.error("worker hangs", slot=self.boot.slot, worker_pid=self.pid, silent_s=self._silence_s)
+        self.hung = True
+        self.kill()
+
+    @property
+    def _silence_s(self) -> float:
         options = self._around.options
-        heard, silent_s = self._heard, 0.0
-        for number in count(1):
-            await trio.sleep(options.ping_s)
-            # Counted in steps that this process lives through: while it is held up itself, nobody is asked.
-            silent_s = silent_s + options.ping_s if self._heard == heard else 0.0
-            heard = self._heard
-            most_s = options.start_silence_s if self.state == "starting" else options.silence_s
-            if silent_s > most_s:
-                log.error("worker hangs", slot=self.boot.slot, worker_pid=self.pid, silent_s=most_s)
-                self.hung = True
-                self.kill()
-                return
-            with trio.move_on_after(options.ping_s) as sending:
-                await self._say(channel, messages.Ping(number))
-            if sending.cancelled_caught:  # a full channel is silence too
-                silent_s += options.ping_s
+        return options.start_silence_s if self.state == "starting" else options.silence_s
 
     # -- metrics
 
@@ -407,10 +403,3 @@ class Child:
         """End the process now."""
         if self._process is not None:
             self._process.kill()
-
-
-def _environment(own: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a worker: no configuration, which may hold secrets; few malloc arenas, since every
-    gateway thread would else grow one of its own."""
-    kept = {name: value for name, value in own.items() if not name.startswith(CONFIG_VARIABLES)}
-    return {"MALLOC_ARENA_MAX": "2"} | kept

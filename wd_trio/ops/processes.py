@@ -11,12 +11,14 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Final
 
 import trio
 
+CONFIG_VARIABLES: Final = "WD_TRIO_"
 _UNKNOWN: Final = 255
 """The exit status of a child that somebody else has waited for."""
 _IGNORED_BY_PYTHON: Final = (signal.SIGPIPE, signal.SIGXFSZ)
@@ -42,6 +44,36 @@ def look(pid: int) -> Looks:
     return Looks(
         time.clock_gettime(time.CLOCK_BOOTTIME) - born_s, int(fields[24 - 3]) * os.sysconf("SC_PAGE_SIZE")
     )
+
+
+def environment(own: Mapping[str, str], *, arenas: int) -> dict[str, str]:
+    """The environment of a child: no configuration, which may hold secrets; few malloc arenas, since every thread
+    would else grow one of its own."""
+    kept = {name: value for name, value in own.items() if not name.startswith(CONFIG_VARIABLES)}
+    return {"MALLOC_ARENA_MAX": str(arenas)} | kept
+
+
+async def wait_hung(
+    heard: Callable[[], int],
+    ask: Callable[[int], Awaitable[object]],
+    *,
+    ping_s: float,
+    silence_s: Callable[[], float],
+) -> None:
+    """Returns when a child has said nothing for `silence_s`, asked for a word (with a number) every `ping_s`. `heard`
+    counts its words."""
+    before, silent_s = heard(), 0.0
+    for number in count(1):
+        await trio.sleep(ping_s)
+        # Counted in steps that this process lives through: while it is held up itself, nobody is asked.
+        silent_s = silent_s + ping_s if heard() == before else 0.0
+        before = heard()
+        if silent_s > silence_s():
+            return
+        with trio.move_on_after(ping_s) as asking:
+            await ask(number)
+        if asking.cancelled_caught:  # a full channel is silence too
+            silent_s += ping_s
 
 
 class Process:

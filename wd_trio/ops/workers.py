@@ -83,7 +83,7 @@ class Keeper:
                 child.failure = str(error)
             except (
                 Exception
-            ):  # a defect of ours costs this worker, whose connections others have, and not the server
+            ):  # a defect of ours costs this worker, whose connections others get, not the server
                 log.exception("worker not led", slot=self.slot, worker_pid=child.pid)
             self._on_death(child)
             if self._retired:

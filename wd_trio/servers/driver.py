@@ -30,6 +30,7 @@ from typing import Final
 import trio
 
 from wd_trio import telemetry
+from wd_trio.servers.quickack import quickack
 from wd_trio.servers.slots import PROTOCOLS, Phase, Progress, Slot, Standing
 from wd_trio.servers.tls import TlsSocket
 
@@ -235,9 +236,8 @@ class Connection:
         deadline bounds it).
         """
         self._heed_interruption(through_drain)
-        data = (
-            self._take_nowait()
-        )  # before any wake-up: what the client says comes first, however much is new
+        # Before any wake-up: what the client says comes first, however much is new.
+        data = self._take_nowait()
         if data is not None or (wakeable and self._woken):
             self._woken = self._woken and data is not None
             await trio.lowlevel.checkpoint()
@@ -250,9 +250,7 @@ class Connection:
             self._woken = False
             return None
         if through_drain and self._is_tcp:
-            # Many clients send a message and the line end after it apart; their kernel holds the second back until
-            # ours acknowledges the first, which it would delay for 40 ms. The option lasts for one packet or so.
-            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+            quickack(self._sock)
         with trio.CancelScope(deadline=trio.current_time() + min(timeout_s, quiet_s)) as scope:
             self._receiving, self._wakeable, self._through_drain = scope, wakeable, through_drain
             try:

@@ -29,8 +29,7 @@ def server_context(certificate: str, key: str) -> ssl.SSLContext:
     """The context of a server with this chain and this key (paths of PEM files).
 
     Invalid, its `what` naming the configuration's key at fault, when a file cannot be read, holds none, or both do
-    not
-    belong together.
+    not belong together.
     """
     for what, path in ((CERTIFICATE, certificate), (KEY, key)):
         try:
@@ -115,8 +114,7 @@ class TlsSocket:
 
     def send(self, data: bytes | bytearray | memoryview) -> int:
         """Send what goes; how much it was, not 0. BlockingIOError when nothing goes: the next call must begin with
-        the
-        same octets (TLS has them in a record already)."""
+        the same octets (TLS has them in a record already)."""
         view = memoryview(data)
         sent = 0
         while sent < len(view):

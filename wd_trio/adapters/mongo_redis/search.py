@@ -145,7 +145,8 @@ def _hint(parts: Sequence[SearchKey]) -> Keys:
         return BY_DELETED
     if Not(Flag(SEEN)) in parts:
         return BY_UNSEEN
-    return BY_FROM if any(isinstance(part, Header) and _of_from(part) for part in parts) else BY_UID
+    of_from = any(isinstance(part, Header) and _is_from(part) and plain_word(part) for part in parts)
+    return BY_FROM if of_from else BY_UID
 
 
 def _pipeline(walk: _Walk, wanted: Document, columns: Document) -> list[Document]:
@@ -308,7 +309,7 @@ class _Condition:
         if word is None or perhaps is _NONE:
             return self._open(perhaps)
         self.exact = False
-        if _of_from(key):
+        if _is_from(key):
             return {"from": {"$in": [re.compile(re.escape(word[:_MAX_WORD])), UNKNOWN_FROM]}}
         plain = {"header": {"$regex": re.escape(word[:_MAX_WORD]), "$options": "i"}}
         return {"$or": [plain, {"header": {"$type": "binData"}}]}
@@ -336,9 +337,8 @@ class _Condition:
         return None
 
 
-def _of_from(key: Header) -> bool:
-    """Whether the field `from` of messages speaks of it."""
-    return key.name.strip().lower() == "from" and plain_word(key) is not None
+def _is_from(key: Header) -> bool:
+    return key.name.strip().lower() == "from"
 
 
 def _range(field: str, first: int | None, last: int | None) -> Document:

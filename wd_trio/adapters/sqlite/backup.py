@@ -60,8 +60,8 @@ def restore(source: Path, target: Path, progress: Progress | None = None) -> Non
     """Replace all that is in the database `target` by what the backup `source` holds.
 
     Invalid when `source` is no sound backup or of a newer schema, or `target` of an older one while a server has it
-    open; Unavailable when the writer's turn was not to be
-    had or the disk fails. In each case `target` is as before. See above for what sessions and clients notice.
+    open; Unavailable when the writer's turn was not to be had or the disk fails. In each case `target` is as before.
+    See above for what sessions and clients notice.
     """
     if not source.is_file():
         raise errors.NotFound(f"no backup at {source}", what="backup")

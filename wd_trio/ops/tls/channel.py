@@ -97,8 +97,7 @@ class Ready(_Message, frozen=True):
 
 class Taken(_Message, frozen=True):
     """Holder → supervisor: the batch is the holder's; or (`refused`) its descriptors did not all arrive, and those
-    that
-    did are closed."""
+    that did are closed."""
 
     batch: int
     refused: bool = False
@@ -157,8 +156,7 @@ _decoder: Final = msgspec.msgpack.Decoder(Message)
 @dataclass(frozen=True, slots=True)
 class Received:
     """A message with its descriptors, which are the receiver's to close. `truncated`: some were lost on the way,
-    and the
-    others are closed already."""
+    and the others are closed already."""
 
     message: Message
     descriptors: tuple[int, ...] = ()

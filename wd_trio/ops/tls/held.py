@@ -21,6 +21,8 @@ import ssl
 from select import EPOLLIN, EPOLLOUT
 from typing import Final
 
+from wd_trio.servers.quickack import quickack
+
 READ_BYTES: Final = 16384
 PIECE_BYTES: Final = 4096
 
@@ -146,9 +148,7 @@ class Held:
             raise Over("reset") from None
         self._client_ended = not data
         if data and len(data) < READ_BYTES and self._is_tcp:
-            # Many clients send a message and the line end after it apart; their kernel holds the second back until
-            # ours acknowledges the first, which it would delay for 40 ms. The option lasts for one packet or so.
-            self.client.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+            quickack(self.client)
         self._decrypt(data)
 
     def _decrypt(self, data: bytes) -> None:
@@ -271,9 +271,8 @@ class Held:
     def wants(self) -> tuple[int, int]:
         """What to wait for now: epoll's events of the client's socket and of the worker's."""
         client = worker = 0
-        talked_at = (
-            self._outgoing.pending > PIECE_BYTES
-        )  # by TLS itself: all else goes to `_to_client` at once
+        # By TLS itself: all else goes to `_to_client` at once.
+        talked_at = self._outgoing.pending > PIECE_BYTES
         if not (self._client_ended or self._to_worker or talked_at):
             client = EPOLLIN
         if self._to_client:

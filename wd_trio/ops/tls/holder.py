@@ -276,9 +276,7 @@ class Holder:
             self._obey(c.receive_nowait(self._channel))
         except BlockingIOError:
             return
-        except (
-            ValueError
-        ) as error:  # a later version's word: what it brought is closed, and nothing hangs on it
+        except ValueError as error:  # a later version's word: what it brought is closed, nothing hangs on it
             self._trouble(f"a message that this version does not know: {error}")
         except c.ChannelClosed:
             self._abandoned()
@@ -381,9 +379,8 @@ class Holder:
 def main(arguments: list[str]) -> int:
     """The process; its one argument is the channel's descriptor."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
-        signal.signal(
-            number, signal.SIG_IGN
-        )  # what all processes get is the supervisor's, which leads this one
+        # What all processes get is the supervisor's, which leads this one.
+        signal.signal(number, signal.SIG_IGN)
     holder = Holder(socket.socket(fileno=int(arguments[0])))
     gc.collect()
     gc.freeze()

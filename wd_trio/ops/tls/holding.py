@@ -29,8 +29,8 @@ import trio
 
 from wd_trio.errors import Invalid
 from wd_trio.ops import metrics
-from wd_trio.ops.handoff import channel_pair
-from wd_trio.ops.processes import Process
+from wd_trio.ops.handoff import CROWDED_PAUSE_S, channel_pair
+from wd_trio.ops.processes import Process, environment, wait_hung
 from wd_trio.ops.tls import channel as c
 from wd_trio.ops.tls.clients import Clients, OnFailed, OnSecured
 from wd_trio.ops.tls.state import NEW, HoldingState, Newcomer, TlsFacts
@@ -41,11 +41,9 @@ __all__ = ["NEW", "Holding", "HoldingOptions", "HoldingState", "HoldingStatistic
 log = structlog.get_logger()
 
 HOLDER_COMMAND: Final = (sys.executable, "-m", "wd_trio.ops.tls.holder")
-CONFIG_VARIABLES: Final = "WD_TRIO_"
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 10.0
 STEADY_S: Final = 30.0
-CROWDED_PAUSE_S: Final = 0.05
 LOAD_S: Final = 5.0
 LAST_WORDS_S: Final = 1.0
 KILL_S: Final = 1.0
@@ -74,8 +72,7 @@ class HoldingStatistics:
 
 class Holding:
     """Keeps a holder while there is a certificate. `run` is its life, in a nursery of the owner's; the rest may be
-    called
-    while it runs."""
+    called while it runs."""
 
     def __init__(
         self,
@@ -166,7 +163,7 @@ class Holding:
                 self._process = Process.spawn(
                     [*self._options.command, str(theirs.fileno())],
                     inherited=[theirs.fileno()],
-                    environ=_environment(),
+                    environ=environment(os.environ, arenas=1),
                 )
         except BaseException:
             ours.close()
@@ -279,22 +276,19 @@ class Holding:
                 return True
 
     async def _watch(self, channel: socket.socket, process: Process) -> None:
-        options = self._options
-        heard, silent_s = self._heard, 0.0
-        while True:
-            await trio.sleep(options.ping_s)
-            # Counted in steps that this process lives through: while it is held up itself, nobody is asked.
-            silent_s = silent_s + options.ping_s if self._heard == heard else 0.0
-            heard = self._heard
-            if silent_s > options.silence_s:
-                log.error("TLS holder hangs", holder_pid=process.pid, silent_s=options.silence_s)
-                process.kill()
-                return
-            self._last_request += 1
-            with trio.move_on_after(options.ping_s) as asking:
-                await self._say(channel, c.Ask(self._last_request))
-            if asking.cancelled_caught:  # a full channel is silence too
-                silent_s += options.ping_s
+        silence_s = self._options.silence_s
+        await wait_hung(
+            lambda: self._heard,
+            lambda _: self._ask(channel),
+            ping_s=self._options.ping_s,
+            silence_s=lambda: silence_s,
+        )
+        log.error("TLS holder hangs", holder_pid=process.pid, silent_s=silence_s)
+        process.kill()
+
+    async def _ask(self, channel: socket.socket) -> None:
+        self._last_request += 1
+        await self._say(channel, c.Ask(self._last_request))
 
     # -- leading it
 
@@ -395,9 +389,3 @@ class Holding:
         self._channel = socket.socket(fileno=state.channel)
         self._channel.setblocking(False)
         self._process = Process(state.pid)
-
-
-def _environment() -> dict[str, str]:
-    """Without the variables that may hold secrets; it has one thread, which needs one arena."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(CONFIG_VARIABLES)}
-    return {"MALLOC_ARENA_MAX": "1"} | kept

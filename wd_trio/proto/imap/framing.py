@@ -89,10 +89,8 @@ class Framer:
 
     @property
     def resting(self) -> bool:
-        """Whether it is empty besides. This is asked twice for each command."""
-        return not (self._started or self._skipping or self._skip_bytes or len(self.buffer)) and (
-            self._collecting < 0
-        )
+        """Whether it is empty besides."""
+        return self.untouched and not self.buffer
 
     def take_frame(self) -> bytes:
         """The whole frame, and no copy of it kept: it may hold a password."""
